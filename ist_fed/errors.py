@@ -1,0 +1,58 @@
+"""Every error that ist_fed raises on purpose.
+
+A message says the invariant, what was found, and what to do. The command line prints it without a traceback.
+"""
+
+
+class IstFedError(Exception):
+    """Base of every error below."""
+
+
+class AxesError(IstFedError, ValueError):
+    """A model cannot be cut as asked: a size is ignored, mixed with another, or breaks the symmetry law."""
+
+
+class RuleError(IstFedError, ValueError):
+    """A rule cannot deal the units out as asked."""
+
+
+class ScenarioError(IstFedError, ValueError):
+    """A scenario file or an override is wrong."""
+
+
+class TaskError(IstFedError, ValueError):
+    """A task cannot be found, or does not give what the `Task` protocol asks."""
+
+
+class TrainingError(IstFedError, RuntimeError):
+    """Local training cannot go on: no data, or a loss that is not finite."""
+
+
+class WireError(IstFedError, ValueError):
+    """A message is not what the other side agreed to."""
+
+
+class RoundError(IstFedError, RuntimeError):
+    """A round brought too few usable replies to go on."""
+
+
+class RunError(IstFedError, RuntimeError):
+    """A run folder or a checkpoint is missing, taken, corrupt, or belongs to another scenario."""
+
+
+class EngineError(IstFedError, RuntimeError):
+    """An engine could not start or finish a run."""
+
+
+class Interrupted(IstFedError):
+    """The run was stopped by the user after its state was saved; the message says how to resume."""
+
+
+def nearest(word: str, known: "list[str] | tuple[str, ...]") -> str:
+    """Name what may have been meant: `; did you mean 'x'?`, or else the list of what is known."""
+    from difflib import get_close_matches
+
+    match = get_close_matches(word, known, n=1)
+    if match:
+        return f"; did you mean '{match[0]}'?"
+    return f"; known: {', '.join(sorted(known))}" if known else ""

@@ -1,0 +1,182 @@
+"""One round in progress: what was sent to whom, what came back, and what it cost."""
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from flwr.app import Message, Metadata
+from torch import Tensor
+
+from ist_fed import wire
+from ist_fed.arrays import Arrays
+from ist_fed.axes import Axes
+from ist_fed.coverage import Coverage
+from ist_fed.errors import RoundError, WireError
+from ist_fed.subnet import Merge, Units
+
+logger = logging.getLogger("ist_fed")
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A client whose subnet was not merged, and why."""
+
+    client: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundReport:
+    """What one round did.
+
+    Args:
+        round: from 1.
+        arrays: the wide network after it.
+        clients: the numbers of the clients that were asked, in the rule's order.
+        capacities: what they said they can hold, in the same order.
+        merged: how many replies were merged.
+        refused: the others.
+        loss: mean training loss of the merged replies.
+        bytes_down: of the subnets sent, all clients together.
+        bytes_up: of the subnets that came back and were merged.
+        coverage: share of the network trained so far in the run, 0 to 1.
+        seconds: by phase: `assign`, `extract` (with packing), `wait` (from sending to the last reply), of which `train`
+            (the clients' own clocks, added up), and `merge` (with unpacking and checking).
+    """
+
+    round: int
+    arrays: dict[str, Tensor]
+    clients: tuple[int, ...]
+    capacities: tuple[float, ...]
+    merged: int
+    refused: tuple[Refused, ...]
+    loss: float
+    bytes_down: int
+    bytes_up: int
+    coverage: float
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Client:
+    """A connected client as the strategy knows it.
+
+    Args:
+        node: Flower's node id.
+        number: the client's own number, the same on every engine.
+        capacity: how much it can hold, relative to the others.
+        weight: its share in the mean of its cohort.
+    """
+
+    node: int
+    number: int
+    capacity: float
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sent:
+    client: Client
+    units: Units
+    nonce: str
+    label: wire.Label
+    message: Metadata  # its id is known only once the grid has pushed it
+
+
+class Round:
+    """A round that is open: remembers what was sent, merges what comes back, refuses what does not fit.
+
+    Args:
+        number: from 1.
+        clients: everyone who is asked, in the rule's order.
+        arrays: the wide network before the round.
+        axes: the table from `infer`.
+        coverage: of the whole run; marked as replies are merged.
+    """
+
+    def __init__(
+        self, number: int, clients: tuple[Client, ...], arrays: Arrays, axes: Axes, coverage: Coverage
+    ) -> None:
+        self.number, self._clients, self._coverage = number, clients, coverage
+        self._merge = Merge(arrays, axes)
+        self._pending: list[_Sent] = []
+        self._refused: list[Refused] = []
+        self._merged: list[wire.Reply] = []
+        self._bytes_down = 0
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the time spent inside to a phase."""
+        started = time.perf_counter()
+        yield
+        self._seconds[phase] += time.perf_counter() - started
+
+    def sent(self, client: Client, units: Units, nonce: str, label: wire.Label, message: Message) -> None:
+        """Remember an order; of the subnet only its label is kept."""
+        self._pending.append(
+            _Sent(client=client, units=units, nonce=nonce, label=label, message=message.metadata)
+        )
+        self._bytes_down += label.size
+
+    def take(self, message: Message) -> None:
+        """Check one reply and merge it, or refuse it."""
+        with self.timed("merge"):
+            sent = self._asked(message)
+            if sent is None:
+                logger.warning("round %d: a reply that nobody waits for was ignored", self.number)
+                return
+            try:
+                reply = wire.open_reply(message, round=self.number, nonce=sent.nonce, label=sent.label)
+            except WireError as error:
+                self._refuse(sent, str(error))
+                return
+            self._merge.add(sent.units, reply.arrays, sent.client.weight)
+            self._coverage.mark(sent.units)
+            self._merged.append(reply)
+
+    def close(self, min_replies: int) -> RoundReport:
+        """Give up on what has not come, and say what the round did.
+
+        Raises:
+            RoundError: fewer than `min_replies` replies were merged.
+        """
+        for sent in self._pending:
+            self._refuse(sent, "no reply came before the deadline")
+        self._pending.clear()
+        merged = len(self._merged)
+        if merged < min_replies:
+            reasons = "; ".join(sorted({refused.reason for refused in self._refused})[:3]) or "nobody was asked"
+            raise RoundError(
+                f"round {self.number} needs at least {min_replies} usable replies, but {merged} of "
+                f"{len(self._clients)} clients gave one: {reasons}"
+            )
+        with self.timed("merge"):
+            arrays = self._merge.result()
+        return RoundReport(
+            round=self.number,
+            arrays=arrays,
+            clients=tuple(client.number for client in self._clients),
+            capacities=tuple(client.capacity for client in self._clients),
+            merged=merged,
+            refused=tuple(self._refused),
+            loss=sum(reply.loss for reply in self._merged) / merged,
+            bytes_down=self._bytes_down,
+            bytes_up=sum(reply.size for reply in self._merged),
+            coverage=self._coverage.fraction(),
+            seconds={**self._seconds, "train": sum(reply.seconds for reply in self._merged)},
+        )
+
+    def _asked(self, message: Message) -> _Sent | None:
+        """The order that a message answers; each is answered once."""
+        for at, sent in enumerate(self._pending):
+            if sent.message.message_id == message.metadata.reply_to_message_id:
+                return self._pending.pop(at)
+        return None
+
+    def _refuse(self, sent: _Sent, reason: str) -> None:
+        self._refused.append(Refused(sent.client.number, reason))
+        logger.warning("round %d: client %d: %s; its units keep their values", self.number, sent.client.number, reason)

@@ -1,0 +1,104 @@
+"""Independent Subnet Training: every axis is cut at random into disjoint groups of units.
+
+Source: Yuan et al., PVLDB 15(8), 2022, section 3; shares by capacity after AdapTrain.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ist_fed.errors import RuleError
+from ist_fed.rules.plan import Node, Plan, check_nodes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disjoint:
+    """Cut each axis into `groups` disjoint groups, drawn anew every round; each group is one subnet.
+
+    With as many clients as groups everyone trains a subnet of its own. With more, clients form cohorts that train the
+    same subnet and are averaged; clients of like capacity meet. With fewer, some groups rest for the round. A group's
+    share of the units follows the smallest capacity of its cohort.
+
+    Args:
+        groups: how many subnets the network is cut into.
+        min_units: fewest units of any axis in any subnet; narrower ones do not learn (Pilot; GIST).
+        redraw: draw new groups every round. False keeps the groups fixed and only rotates clients over them, which
+            is an ablation: weights between two groups are then never trained.
+    """
+
+    groups: int
+    min_units: int = 16
+    redraw: bool = True
+
+    def __post_init__(self) -> None:
+        if self.groups < 1 or self.min_units < 1:
+            raise RuleError(f"groups and min_units must be at least 1, but are {self.groups} and {self.min_units}")
+
+    def __call__(
+        self, round: int, nodes: Sequence[Node], sizes: Mapping[str, int], rng: np.random.Generator
+    ) -> Plan:
+        """Deal every unit to exactly one group and every node to exactly one cohort."""
+        check_nodes(nodes)
+        self._check_width(sizes)
+        cohorts = self._cohorts(round, nodes, rng)
+        weights = self._weights(cohorts, nodes)
+        subnets: list[dict[str, torch.Tensor]] = [{} for _ in range(self.groups)]
+        for axis, size in sizes.items():
+            order = rng.permutation(size) if self.redraw else np.arange(size)
+            shares = _apportion(size, weights)
+            self._check_shares(axis, shares)
+            for subnet, units in zip(subnets, np.split(order, np.cumsum(shares)[:-1]), strict=True):
+                subnet[axis] = torch.from_numpy(np.sort(units))  # sorted: memory is then read in order
+        held = [group for group, cohort in enumerate(cohorts) if cohort]
+        return Plan(
+            subnets=tuple(subnets[group] for group in held),
+            cohorts=tuple(tuple(node.id for node in cohorts[group]) for group in held),
+        )
+
+    def _cohorts(self, round: int, nodes: Sequence[Node], rng: np.random.Generator) -> list[list[Node]]:
+        """One cohort for each group, their numbers of clients as even as possible."""
+        if self.redraw:
+            nodes = [nodes[i] for i in rng.permutation(len(nodes))]
+        else:
+            shift = round % max(len(nodes), self.groups)  # rotate, so that no client keeps a group
+            nodes = [*nodes[shift:], *nodes[:shift]] if len(nodes) >= self.groups else nodes
+        # Stable, so that equal capacities keep their random order.
+        nodes = sorted(nodes, key=lambda node: -node.capacity)
+        cohorts = [list(part) for part in np.array_split(np.array(nodes, dtype=object), self.groups)]
+        if len(nodes) < self.groups and not self.redraw:
+            shift = round % self.groups
+            cohorts = [*cohorts[-shift:], *cohorts[:-shift]]
+        return cohorts
+
+    def _weights(self, cohorts: list[list[Node]], nodes: Sequence[Node]) -> np.ndarray:
+        """What each group's share is proportional to; a group that nobody holds counts as an average client."""
+        typical = float(np.mean([node.capacity for node in nodes]))
+        return np.array([min((node.capacity for node in cohort), default=typical) for cohort in cohorts])
+
+    def _check_width(self, sizes: Mapping[str, int]) -> None:
+        axis, size = min(sizes.items(), key=lambda item: item[1])
+        if size < self.groups * self.min_units:
+            raise RuleError(
+                f"every subnet needs at least min_units={self.min_units} units of every axis, but axis '{axis}' has "
+                f"{size} units for {self.groups} groups; use at most {max(1, size // self.min_units)} groups, widen "
+                f"'{axis}' to {self.groups * self.min_units}, or lower min_units"
+            )
+
+    def _check_shares(self, axis: str, shares: np.ndarray) -> None:
+        if shares.min() < self.min_units:
+            raise RuleError(
+                f"the weakest client's share of axis '{axis}' would be {shares.min()} units, fewer than "
+                f"min_units={self.min_units} (shares: {shares.tolist()}); leave it out, raise its capacity, widen "
+                f"'{axis}', or lower min_units"
+            )
+
+
+def _apportion(size: int, weights: np.ndarray) -> np.ndarray:
+    """Whole shares that sum to `size`, each within one unit of its exact share (largest remainders; Hamilton)."""
+    exact = size * weights / weights.sum()
+    shares = np.floor(exact).astype(np.int64)
+    short = size - int(shares.sum())
+    shares[np.argsort(-(exact - shares), kind="stable")[:short]] += 1
+    return shares

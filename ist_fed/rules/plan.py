@@ -1,0 +1,87 @@
+"""A rule's answer for one round: who holds which units."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ist_fed.errors import RuleError
+from ist_fed.subnet import Units
+
+
+@dataclass(frozen=True)
+class Node:
+    """A client as a rule sees it.
+
+    Args:
+        id: Flower's node id.
+        capacity: how much it can hold, relative to the others; only ratios count.
+    """
+
+    id: int
+    capacity: float = 1.0
+
+
+@dataclass(frozen=True)
+class Plan(Mapping[int, Units]):
+    """Node → units, frozen. Nodes of one cohort hold the same subnet, and the very same `Units`.
+
+    Args:
+        subnets: the units of each subnet that someone holds.
+        cohorts: for each subnet, the ids of the nodes that hold it.
+    """
+
+    subnets: tuple[Units, ...]
+    cohorts: tuple[tuple[int, ...], ...]
+
+    def __getitem__(self, node: int) -> Units:
+        return self.subnets[self.subnet_of(node)]
+
+    def __iter__(self) -> Iterator[int]:
+        return (node for cohort in self.cohorts for node in cohort)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.cohorts))
+
+    def subnet_of(self, node: int) -> int:
+        """The number of the subnet that `node` holds."""
+        for number, cohort in enumerate(self.cohorts):
+            if node in cohort:
+                return number
+        raise KeyError(node)
+
+
+class Rule(Protocol):
+    """Decides who holds which units in a round: a pure function of its arguments."""
+
+    def __call__(
+        self, round: int, nodes: Sequence[Node], sizes: Mapping[str, int], rng: np.random.Generator
+    ) -> Plan:
+        """Deal the units out.
+
+        Args:
+            round: from 1.
+            nodes: the clients of this round, in an order that does not change from round to round.
+            sizes: units of each axis of the full network.
+            rng: the only randomness allowed.
+
+        Raises:
+            RuleError: it cannot be done; the message says what would have to change.
+        """
+        ...
+
+
+def check_nodes(nodes: Sequence[Node]) -> None:
+    """Refuse what no rule can plan for.
+
+    Raises:
+        RuleError: no node, one node twice, or a capacity that is not positive.
+    """
+    if not nodes:
+        raise RuleError("a round needs at least one client, but none is connected")
+    if len({node.id for node in nodes}) < len(nodes):
+        raise RuleError("a node stands in a round once, but an id occurs twice")
+    for node in nodes:
+        if not 0 < node.capacity < float("inf"):
+            raise RuleError(f"a capacity must be positive, but node {node.id} reports {node.capacity}")

@@ -1,0 +1,263 @@
+"""Independent Subnet Training as a Flower strategy. It only orchestrates: decode, one pure call, encode."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
+from typing import Literal
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+from torch import Tensor
+
+from ist_fed import wire
+from ist_fed.arrays import Arrays, Build, arrays_of, build_on_meta
+from ist_fed.axes import infer
+from ist_fed.coverage import Coverage
+from ist_fed.errors import RoundError, WireError
+from ist_fed.round import Client, Round, RoundReport
+from ist_fed.rules import Node, Rule
+from ist_fed.seeds import generator
+from ist_fed.subnet import extract
+from ist_fed.train import Training, learning_rate
+
+logger = logging.getLogger("ist_fed")
+
+Weighting = Literal["examples", "uniform"]
+
+
+class IndependentSubnetTraining(Strategy):
+    """Train one wide network as narrow ones, each on a client that never sees the rest.
+
+    Each round the rule deals out the hidden units, every client gets the subnet its units make, trains it for
+    `local_steps` steps and returns it, and what came back is merged into the wide network as it arrives. A reply is
+    checked before it is merged; one that fails the check is refused, and its block keeps its value.
+
+    Args:
+        build: the model factory, `build(**sizes) -> nn.Module`.
+        sizes: units of each axis of the full network.
+        rule: who holds which units; `rules.Disjoint(groups=n)` is the method of the paper.
+        local_steps: steps a client takes between receiving its subnet and returning it.
+        training: optimiser, learning rate, batch size.
+        seed: of every draw, of the server and of the clients.
+        declared: dimensions of arrays whose layout `infer` cannot see.
+        weighting: within a cohort, weigh clients by their `examples` or `uniform`ly.
+        min_nodes: wait until so many clients are connected before a round.
+        min_replies: stop if a round brings fewer usable replies.
+        on_round: called with the `RoundReport` after each round.
+
+    Source: Yuan et al., PVLDB 15(8), 2022, algorithm 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        build: Build,
+        sizes: Mapping[str, int],
+        rule: Rule,
+        local_steps: int = 40,
+        training: Training | None = None,
+        seed: int = 0,
+        declared: Mapping[str, str] | None = None,
+        weighting: Weighting = "examples",
+        min_nodes: int = 1,
+        min_replies: int = 1,
+        on_round: Callable[[RoundReport], None] | None = None,
+    ) -> None:
+        if local_steps < 1 or min_nodes < 1 or min_replies < 1:
+            raise ValueError("local_steps, min_nodes and min_replies must be at least 1")
+        self.axes, self.sizes = infer(build, sizes, declared), dict(sizes)
+        self._template = arrays_of(build_on_meta(build, sizes))
+        self.coverage = Coverage(self._template, self.axes, self.sizes)
+        self._rule, self._local_steps, self._training = rule, local_steps, training or Training()
+        self._seed, self._weighting, self._on_round = seed, weighting, on_round
+        self._min_nodes, self._min_replies = min_nodes, min_replies
+        self._clients: dict[int, Client] = {}
+        self._rounds = 1  # of the whole run, for the learning rate; `start` knows it
+        self._open: Round | None = None
+
+    # --- Flower's interface -------------------------------------------------------------------------------------------
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+        *,
+        first_round: int = 1,
+    ) -> Result:
+        """Run the rounds. As Flower's own, but replies are merged as they arrive and a run can be taken up again.
+
+        Args:
+            grid: where the clients are.
+            initial_arrays: the wide network's state.
+            num_rounds: the last round's number.
+            timeout: seconds after which a round goes on without the replies still missing.
+            train_config: sent along with every order.
+            evaluate_config: ignored; clients hold subnets, so the whole network is evaluated on the server.
+            evaluate_fn: called as `evaluate_fn(round, arrays)` before the first round and after each.
+            first_round: to take up a run after round `first_round - 1`.
+
+        Raises:
+            RoundError: a round brought fewer than `min_replies` usable replies.
+            WireError: `initial_arrays` are not this model's.
+        """
+        self._rounds = num_rounds
+        self.summary()
+        result = Result()
+        arrays = wire.from_record(initial_arrays, self._template)
+        _evaluate(evaluate_fn, first_round - 1, arrays, result)
+        for number in range(first_round, num_rounds + 1):
+            this, messages = self._orders(number, arrays, train_config or ConfigRecord(), grid, timeout)
+            with this.timed("wait"):
+                report = self._merge(this, self._replies(grid, messages, timeout))
+            arrays = report.arrays
+            result.train_metrics_clientapp[number] = _metrics(report)
+            _evaluate(evaluate_fn, number, arrays, result)
+        result.arrays = wire.to_record(arrays)
+        return result
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        """Plan a round and cut a subnet for each node; one packed subnet serves its whole cohort."""
+        wide = wire.from_record(arrays, self._template)
+        self._open, messages = self._orders(server_round, wide, config, grid, timeout=3600)
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Check and merge the replies to the round that `configure_train` opened, one by one as they come."""
+        this, self._open = self._open, None
+        if this is None or this.number != server_round:
+            raise RoundError(f"round {server_round} is not open; call configure_train for it first")
+        report = self._merge(this, replies)
+        return wire.to_record(report.arrays), _metrics(report)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        """Nothing: a client never gets the whole network, so `evaluate_fn` evaluates it on the server."""
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Nothing, for the same reason."""
+        return None
+
+    def summary(self) -> None:
+        """Log what is trained and how."""
+        logger.info("%s, %d local steps a round, sizes %s", self._rule, self._local_steps, self.sizes)
+
+    # --- One round ----------------------------------------------------------------------------------------------------
+
+    def _orders(
+        self, number: int, arrays: Arrays, config: ConfigRecord, grid: Grid, timeout: float
+    ) -> tuple[Round, list[Message]]:
+        """Open a round: deal the units out, cut, pack, address."""
+        clients = {client.node: client for client in self._connected(grid, timeout)}
+        this = Round(number, tuple(clients.values()), arrays, self.axes, self.coverage)
+        nodes = [Node(client.node, client.capacity) for client in clients.values()]
+        with this.timed("assign"):
+            plan = self._rule(number, nodes, self.sizes, generator(self._seed, number, "assign"))
+        order = {
+            "round": number,
+            "seed": self._seed,
+            "local_steps": self._local_steps,
+            "lr": learning_rate(self._training, number, self._rounds),
+            "training": asdict(self._training),
+        }
+        messages = []
+        with this.timed("extract"):
+            for units, cohort in zip(plan.subnets, plan.cohorts, strict=True):
+                parcel = wire.pack(extract(arrays, self.axes, units))
+                label = parcel.label()
+                sizes = {axis: len(held) for axis, held in units.items()}
+                for node in cohort:
+                    nonce = wire.new_nonce()
+                    fields = {**order, "nonce": nonce, "sizes": sizes}
+                    message = wire.order_message(node, parcel, fields, config, ttl=timeout)
+                    this.sent(clients[node], units, nonce, label, message)
+                    messages.append(message)
+        return this, messages
+
+    def _replies(self, grid: Grid, messages: list[Message], timeout: float) -> Iterator[Message]:
+        """Push the orders, and yield replies as they arrive, until all have come or the time is up."""
+        pending = {key for key in grid.push_messages(messages) if key}
+        messages.clear()  # the grid holds them now
+        deadline, pause = time.monotonic() + timeout, 0.01
+        while pending and time.monotonic() < deadline:
+            replies = list(grid.pull_messages(pending))
+            pending -= {reply.metadata.reply_to_message_id for reply in replies}
+            yield from replies
+            pause = 0.01 if replies else min(0.5, 1.5 * pause)
+            if pending and not replies:
+                time.sleep(pause)
+
+    def _merge(self, this: Round, replies: Iterable[Message]) -> RoundReport:
+        for reply in replies:
+            this.take(reply)
+        report = this.close(self._min_replies)
+        if self._on_round is not None:
+            self._on_round(report)
+        return report
+
+    # --- Who is there -------------------------------------------------------------------------------------------------
+
+    def _connected(self, grid: Grid, timeout: float) -> list[Client]:
+        """The clients connected now, each asked once who it is, in the order of their own numbers."""
+        deadline = time.monotonic() + timeout
+        while len(nodes := list(grid.get_node_ids())) < self._min_nodes:
+            if time.monotonic() > deadline:
+                raise RoundError(f"{self._min_nodes} clients must be connected, but after {timeout:.0f} s {len(nodes)} are")
+            time.sleep(0.5)
+        self._ask([node for node in nodes if node not in self._clients], grid, min(60.0, timeout))
+        return sorted((self._clients[node] for node in nodes), key=lambda client: (client.number, client.node))
+
+    def _ask(self, nodes: list[int], grid: Grid, timeout: float) -> None:
+        if not nodes:
+            return
+        questions = {node: wire.profile_question(node, timeout) for node in nodes}
+        answers = list(grid.send_and_receive(list(questions.values()), timeout=timeout))
+        given = {answer.metadata.reply_to_message_id: answer for answer in answers}
+        for node, question in questions.items():
+            answer = given.get(question.metadata.message_id)
+            try:
+                if answer is None:
+                    raise WireError("no answer")
+                profile = wire.open_profile(answer)
+            except WireError as error:
+                # A ClientApp without a query function can still train: it goes last, with weight one.
+                logger.warning("node %d did not say who it is (%s)", node, error)
+                self._clients[node] = Client(node=node, number=node, capacity=1.0, weight=1.0)
+                continue
+            weight = float(max(1, profile.examples)) if self._weighting == "examples" else 1.0
+            self._clients[node] = Client(
+                node=node, number=profile.client, capacity=profile.capacity, weight=weight
+            )
+
+
+def _metrics(report: RoundReport) -> MetricRecord:
+    return MetricRecord({
+        "train_loss": report.loss,
+        "merged": report.merged,
+        "refused": len(report.refused),
+        "bytes_down": report.bytes_down,
+        "bytes_up": report.bytes_up,
+        "coverage": report.coverage,
+    })
+
+
+def _evaluate(
+    function: Callable[[int, ArrayRecord], MetricRecord | None] | None,
+    number: int,
+    arrays: dict[str, Tensor],
+    result: Result,
+) -> None:
+    if function is not None and (metrics := function(number, wire.to_record(arrays))) is not None:
+        result.evaluate_metrics_serverapp[number] = metrics

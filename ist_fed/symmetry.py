@@ -1,0 +1,65 @@
+"""The law that makes units interchangeable: permuting the units of an axis leaves the network's function unchanged."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ist_fed.arrays import Build, arrays_of, load_arrays
+from ist_fed.axes import Axes, describe
+from ist_fed.errors import AxesError
+from ist_fed.subnet import extract
+
+
+def check_symmetry(
+    build: Build,
+    sizes: Mapping[str, int],
+    axes: Axes,
+    function: Callable[[nn.Module], Tensor],
+    *,
+    seed: int = 0,
+    tolerance: float = 1e-6,
+) -> None:
+    """Check the law that makes units interchangeable: permuting an axis leaves the network's function unchanged.
+
+    The module is built in float64 with every array moved off its initial value, so that no zero or one hides an error.
+
+    Args:
+        build: the model factory.
+        sizes: the sizes to check at; a subnet's will do and costs less than the full network's.
+        axes: the table to check.
+        function: what the network computes on some fixed input, `function(module) -> Tensor`; the module is in
+            float64 and evaluation mode.
+        seed: of the weights and the permutations.
+        tolerance: largest difference allowed, relative to the largest output.
+
+    Raises:
+        AxesError: an axis breaks the law; the message names it and the arrays it stands in.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    module = build(**sizes).double().eval()
+    arrays = {
+        name: array + 0.1 * torch.rand(array.shape, generator=draw, dtype=array.dtype) if array.is_floating_point() else array
+        for name, array in arrays_of(module).items()
+    }
+
+    def value(changed: Mapping[str, Tensor]) -> Tensor:
+        load_arrays(module, changed)
+        with torch.no_grad():
+            return function(module).double()
+
+    reference = value(arrays)
+    scale = float(reference.abs().max()) or 1.0
+    for axis, units in sizes.items():
+        order = torch.randperm(units, generator=draw)
+        if torch.equal(order, torch.arange(units)):  # likely only for two or three units
+            order = order.flip(0)
+        error = float((value(extract(arrays, axes, {axis: order})) - reference).abs().max()) / scale
+        if not error <= tolerance:
+            where = ", ".join(f"{n} [{describe(d)}]" for n, d in axes.items() if any(dim.axis == axis for dim in d))
+            raise AxesError(
+                f"units of an axis must be interchangeable, but permuting '{axis}' changes the network's output by "
+                f"{error:.1e} (relative). Its arrays: {where}. If one of them is laid out otherwise (fused qkv, "
+                f"gates), declare it, as in {{'{next(iter(axes))}': '(3 {axis} 64) .'}}; if units have an order "
+                f"(position embeddings, concatenation), do not split this axis"
+            )

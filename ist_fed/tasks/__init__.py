@@ -1,0 +1,8 @@
+"""Tasks: one a file. A name here is an import path, so that a task's own packages load only when it is used."""
+
+from ist_fed.tasks.task import Batch, Task, load_task
+
+TASKS: dict[str, str] = {"digits": "ist_fed.tasks.digits:Digits"}
+"""Name in a scenario → where its maker is."""
+
+__all__ = ["TASKS", "Batch", "Task", "load_task"]

@@ -1,0 +1,88 @@
+"""Handwritten digits: the 1797 images of 8×8 pixels that come with scikit-learn. Real data, no download."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import TensorDataset
+
+from ist_fed.errors import TaskError
+from ist_fed.models import mlp
+from ist_fed.models.mlp import Norm
+from ist_fed.tasks.partition import Split, partition
+from ist_fed.tasks.task import Batch, Task
+
+_TEST, _CALIBRATION = 360, 256  # of 1797; the clients share the other 1181
+
+
+@dataclass(frozen=True, kw_only=True)
+class Digits(Task):
+    """Ten classes, 64 pixels, an MLP with one hidden layer for each size of the scenario.
+
+    The split into test, calibration and training is fixed. Pixels are scaled to 0..1.
+
+    Args:
+        norm: normalisation of the MLP: `batch`, `layer` or `none`.
+        partition: how the training images are dealt out to clients: `iid` or `dirichlet`.
+        alpha: concentration of the Dirichlet draw.
+        partition_seed: of the deal; it is not the scenario's seed, so that runs with several seeds share their data.
+    """
+
+    norm: Norm = "batch"
+    partition: Split = "iid"
+    alpha: float = 0.5
+    partition_seed: int = 0
+
+    def build(self, **sizes: int) -> nn.Module:
+        return mlp(64, 10, self.norm)(**sizes)
+
+    def client_data(self, client: int, clients: int) -> TensorDataset:
+        if not 0 <= client < clients:
+            raise TaskError(f"clients are numbered 0 to {clients - 1}, but {client} was asked")
+        shares = _shares(clients, self.partition, self.alpha, self.partition_seed)
+        return _subset(_split()[2][shares[client]])
+
+    def test_data(self) -> TensorDataset:
+        return _subset(_split()[0])
+
+    def calibration_data(self) -> TensorDataset | None:
+        return _subset(_split()[1])
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        images, labels = batch
+        return functional.cross_entropy(model(images), labels)
+
+    def score(self, model: nn.Module, batch: Batch) -> Tensor:
+        images, labels = batch
+        return (model(images).argmax(dim=1) == labels).float().mean()
+
+
+@cache
+def _images() -> tuple[Tensor, Tensor]:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise TaskError("task 'digits' needs scikit-learn: pip install 'ist_fed[tasks]'") from error
+    data = load_digits()
+    return torch.tensor(data.data / 16, dtype=torch.float32), torch.tensor(data.target, dtype=torch.int64)
+
+
+@cache
+def _split() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices of the test, the calibration and the training images."""
+    order = np.random.default_rng(0).permutation(len(_images()[1]))
+    test, calibration, training = np.split(order, [_TEST, _TEST + _CALIBRATION])
+    return test, calibration, training
+
+
+@cache
+def _shares(clients: int, split: Split, alpha: float, seed: int) -> list[np.ndarray]:
+    return partition(_images()[1].numpy()[_split()[2]], clients, split, alpha, seed)
+
+
+def _subset(index: np.ndarray) -> TensorDataset:
+    images, labels = _images()
+    return TensorDataset(images[index], labels[index])

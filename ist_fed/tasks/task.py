@@ -1,0 +1,115 @@
+"""What is learnt: a model factory, data, a loss and a metric."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib import import_module
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from ist_fed.errors import TaskError, nearest
+
+Batch = tuple[Tensor, Tensor]
+"""Inputs and targets; the first dimension of each is the example."""
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What a user writes to bring a problem of their own; inherit from it to get the defaults.
+
+    A scenario names a task by import path, `task = "my_package.my_task:make"`, and calls what it finds there with the
+    scenario's `[options]`; a class that takes its options as keyword arguments will do.
+    """
+
+    metric: str = "accuracy"
+    """Name of what `score` measures; higher is better."""
+
+    declared: Mapping[str, str] = {}
+    """Array name → its dimensions, for layouts that `infer` cannot see, such as `{"qkv.weight": "(3 heads 64) ."}`."""
+
+    def build(self, **sizes: int) -> nn.Module:
+        """The network at these sizes; a client calls it with smaller ones."""
+        ...
+
+    def client_data(self, client: int, clients: int) -> Dataset[Batch]:
+        """The private examples of client number `client` of `clients`, as a map-style dataset with a length."""
+        ...
+
+    def test_data(self) -> Dataset[Batch]:
+        """Held-out examples on the server, to evaluate the assembled network."""
+        ...
+
+    def calibration_data(self) -> Dataset[Batch] | None:
+        """Examples on the server to estimate BatchNorm statistics with; None where the model has no BatchNorm."""
+        return None
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The mean loss over the batch, a scalar to differentiate."""
+        ...
+
+    def score(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The mean of `metric` over the batch, a scalar."""
+        ...
+
+
+def load_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
+    """Find a task and make it with its options.
+
+    Args:
+        name: a built-in task (`digits`), or `package.module:attribute` of one's own.
+        options: keyword arguments of the task.
+
+    Raises:
+        TaskError: there is no such task, an option is unknown or refused, or the result is not a `Task`.
+    """
+    from ist_fed.tasks import TASKS
+
+    if ":" in name:
+        make = _imported(name)
+    elif name in TASKS:
+        make = _imported(TASKS[name])
+    else:
+        raise TaskError(
+            f"there is no task '{name}'{nearest(name, list(TASKS))} "
+            f"(one's own is named by import path: 'package.module:attribute')"
+        )
+    _check_options(name, make, options or {})
+    try:
+        task = make(**(options or {}))
+    except (TypeError, ValueError) as error:
+        raise TaskError(f"task '{name}' refused its [options] {dict(options or {})}: {error}") from error
+    missing = [member for member in _members() if not hasattr(task, member)]
+    if missing:
+        raise TaskError(f"'{name}' must give a Task, but {type(task).__name__} lacks {', '.join(missing)}")
+    return task  # type: ignore[no-any-return]
+
+
+def _imported(path: str) -> Callable[..., Any]:
+    module, _, attribute = path.partition(":")
+    try:
+        make = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise TaskError(
+            f"task '{path}' cannot be imported: {error}. It is written 'package.module:attribute', and the package "
+            f"must be installed or lie in the folder where the command runs"
+        ) from error
+    if not callable(make):
+        raise TaskError(f"'{path}' must be a class or function that makes a Task, but is a {type(make).__name__}")
+    return make  # type: ignore[no-any-return]
+
+
+def _check_options(name: str, make: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(make).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    known = [parameter.name for parameter in parameters]
+    for option in options:
+        if option not in known:
+            raise TaskError(f"task '{name}' has no option '{option}'{nearest(option, known)}")
+
+
+@cache
+def _members() -> tuple[str, ...]:
+    return tuple(member for member in (*vars(Task), *Task.__annotations__) if not member.startswith("_"))
