@@ -83,7 +83,7 @@ class Merge:
         for name, array in self._arrays.items():
             shared = len(self._cohorts) > 1 and not any(dim.axis in apart for dim in self._axes[name])
             if name in self._sums or shared:
-                total = self._sums.get(name, _Sum(array)).copy()
+                total = self._sums[name].copy() if name in self._sums else _Sum(array)
                 for cohort in self._cohorts.values():
                     total.add(cohort.places[name], cohort.total(name), cohort.weight)
                 merged[name] = total.over(array)
@@ -114,7 +114,9 @@ class Merge:
         if self._room >= 0 or not self._cohorts:
             return
         for name, array in self._arrays.items():
-            total = self._sums.setdefault(name, _Sum(array))
+            if name not in self._sums:
+                self._sums[name] = _Sum(array)
+            total = self._sums[name]
             for cohort in self._cohorts.values():
                 total.add(cohort.places[name], cohort.total(name), cohort.weight)
         self._cohorts.clear()

@@ -65,7 +65,7 @@ def _images() -> tuple[Tensor, Tensor]:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise TaskError("task 'digits' needs scikit-learn: pip install 'ist_fed[tasks]'") from error
+        raise TaskError("task 'digits' needs scikit-learn: pip install 'ist-fed[tasks]'") from error
     data = load_digits()
     return torch.tensor(data.data / 16, dtype=torch.float32), torch.tensor(data.target, dtype=torch.int64)
 

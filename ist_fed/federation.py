@@ -1,0 +1,192 @@
+"""A scenario, a Grid and a run's folder: train. Every engine calls this; they differ only in the Grid."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from flwr.serverapp import Grid
+from torch import Tensor, nn
+
+from ist_fed import wire
+from ist_fed.arrays import arrays_of
+from ist_fed.errors import Interrupted
+from ist_fed.round import RoundReport
+from ist_fed.rules import Node
+from ist_fed.run import Checkpoint, Run
+from ist_fed.scenario import Scenario
+from ist_fed.seeds import generator, torch_generator
+from ist_fed.strategy import IndependentSubnetTraining
+from ist_fed.symmetry import check_symmetry
+from ist_fed.tasks import Task, load_task
+from ist_fed.train import evaluate, fetch, learning_rate, length, served
+
+Line = dict[str, Any]
+"""One round as a line of `metrics.jsonl`."""
+
+
+def federate(grid: Grid, run: Run, *, resume: bool = False, on_line: Callable[[Line], None] = lambda line: None) -> None:
+    """Run a scenario on the clients of a grid, and leave everything in the run's folder.
+
+    Args:
+        grid: where the clients are.
+        run: its scenario is run; its folder gets metrics, checkpoints and the final model.
+        resume: go on from the newest checkpoint.
+        on_line: called with each round's line of metrics.
+
+    Raises:
+        Interrupted: Ctrl-C; a checkpoint of the last whole round was written first.
+        IstFedError: what went wrong; the last whole round is saved here too.
+    """
+    scenario = run.scenario
+    task = load_task(scenario.task, scenario.options)
+    recorder = _Recorder(run, task, on_line)
+    strategy = IndependentSubnetTraining(
+        build=task.build,
+        sizes=scenario.sizes,
+        rule=scenario.make_rule(),
+        local_steps=scenario.local_steps,
+        training=scenario.training,
+        seed=scenario.seed,
+        declared=task.declared,
+        weighting=scenario.round.weighting,
+        min_nodes=scenario.round.min_clients or scenario.clients,
+        min_replies=scenario.round.min_replies,
+        on_round=recorder,
+    )
+    if resume:
+        state = run.restore()
+        strategy.coverage.load(state.coverage)
+    else:
+        check_model(scenario, task, strategy)
+        state = Checkpoint(0, initial_arrays(scenario, task), strategy.coverage.state())
+    recorder.begin(state, strategy.coverage.state)
+    try:
+        strategy.start(
+            grid,
+            wire.to_record(state.arrays),
+            num_rounds=scenario.rounds,
+            timeout=scenario.round.deadline,
+            first_round=state.round + 1,
+        )
+    except KeyboardInterrupt:
+        recorder.save()
+        raise Interrupted(
+            f"stopped after round {recorder.state.round} of {scenario.rounds}; its state is saved. "
+            f"Resume with: ist-fed simulate --resume {run.folder}"
+        ) from None
+    except BaseException:
+        recorder.save()
+        raise
+    recorder.finish()
+
+
+def initial_arrays(scenario: Scenario, task: Task) -> dict[str, Tensor]:
+    """The wide network's first state, drawn from the scenario's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_generator(scenario.seed, "initial").initial_seed())
+        return arrays_of(task.build(**scenario.sizes))
+
+
+def check_model(scenario: Scenario, task: Task, strategy: IndependentSubnetTraining) -> None:
+    """Check the symmetry law on a few test examples, at the sizes of a subnet.
+
+    Raises:
+        AxesError: an axis breaks it.
+        RuleError: the rule cannot deal these sizes out to these clients.
+    """
+    nodes = [Node(client) for client in range(scenario.clients)]
+    plan = scenario.make_rule()(1, nodes, scenario.sizes, generator(scenario.seed, 1, "assign"))
+    sizes = {axis: len(units) for axis, units in plan.subnets[0].items()}
+    data = task.test_data()
+    few = torch.arange(min(8, length(data))).numpy()
+    batch = fetch(data, few, torch.device("cpu"))
+    inputs, targets = (part.double() if part.is_floating_point() else part for part in batch)
+
+    def function(model: nn.Module) -> Tensor:
+        return task.loss(model, (inputs, targets))
+
+    check_symmetry(task.build, sizes, strategy.axes, function)
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the first GPU if there is one."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+class _Recorder:
+    """Evaluates, writes a line and, when due, a checkpoint after each round."""
+
+    def __init__(self, run: Run, task: Task, on_line: Callable[[Line], None]) -> None:
+        self._run, self._task, self._on_line = run, task, on_line
+        self._device = pick_device(run.scenario.device)
+        self._coverage: Callable[[], Mapping[str, Tensor]] = dict
+        self._saved = 0
+        self.state = Checkpoint(0, {}, {})
+        self._result: dict[str, float] = {}
+
+    def begin(self, state: Checkpoint, coverage: Callable[[], Mapping[str, Tensor]]) -> None:
+        self.state, self._saved, self._coverage = state, state.round, coverage
+
+    def __call__(self, report: RoundReport) -> None:
+        scenario, record = self._run.scenario, self._run.scenario.record
+        started = time.perf_counter()
+        last = report.round == scenario.rounds
+        self._result = self._evaluate(report.arrays) if last or report.round % record.evaluate_every == 0 else {}
+        evaluated = time.perf_counter()
+        coverage = {name: marks.clone() for name, marks in self._coverage().items()}
+        self.state = Checkpoint(report.round, report.arrays, coverage)
+        if last or report.round - self._saved >= record.checkpoint_every:
+            self.save()
+        seconds = {**report.seconds, "evaluate": evaluated - started, "record": time.perf_counter() - evaluated}
+        line = self._line(report, seconds)
+        self._run.record(line)
+        self._on_line(line)
+
+    def save(self) -> None:
+        """Write a checkpoint of the last whole round, unless there is one."""
+        if self.state.round > self._saved:
+            self._run.checkpoint(self.state)
+            self._saved = self.state.round
+
+    def finish(self) -> None:
+        """Write the final network, recalibrated, and how to rebuild it."""
+        scenario = self._run.scenario
+        arrays = arrays_of(served(self._task, scenario.sizes, self.state.arrays, self._device))
+        about = {
+            "task": scenario.task,
+            "options": scenario.options,
+            "sizes": scenario.sizes,
+            "round": self.state.round,
+            "metric": self._task.metric,
+            **self._result,
+            "parameters": sum(array.numel() for array in arrays.values() if array.is_floating_point()),
+            "bytes": sum(array.nbytes for array in arrays.values()),
+        }
+        self._run.save_model(arrays, about)
+
+    def _evaluate(self, arrays: Mapping[str, Tensor]) -> dict[str, float]:
+        model = served(self._task, self._run.scenario.sizes, arrays, self._device)
+        return evaluate(model, self._task, self._task.test_data())
+
+    def _line(self, report: RoundReport, seconds: dict[str, float]) -> Line:
+        scenario = self._run.scenario
+        return {
+            "round": report.round,
+            "metric": self._task.metric,
+            **self._result,
+            "train_loss": report.loss,
+            "lr": learning_rate(scenario.training, report.round, scenario.rounds),
+            "bytes_down": report.bytes_down,
+            "bytes_up": report.bytes_up,
+            "clients": report.clients,
+            "capacities": report.capacities,
+            "merged": report.merged,
+            "refused": [{"client": refused.client, "reason": refused.reason} for refused in report.refused],
+            "coverage": report.coverage,
+            "seconds": {phase: round(value, 6) for phase, value in seconds.items()},
+        }

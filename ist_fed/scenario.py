@@ -1,0 +1,233 @@
+"""How a task is run: one TOML file, read into frozen dataclasses. Unknown keys and wrong types are errors."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import tomli_w
+
+from ist_fed.errors import IstFedError, ScenarioError, nearest
+from ist_fed.rules import RULES, Rule
+from ist_fed.strategy import Weighting
+from ist_fed.train import Training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rounds:
+    """When a round ends.
+
+    Args:
+        deadline: seconds after which a round goes on without the replies still missing.
+        min_clients: wait until so many clients are connected; 0 means all of them.
+        min_replies: stop the run if a round brings fewer usable replies.
+        weighting: within a cohort, weigh clients by their `examples` or `uniform`ly.
+    """
+
+    deadline: float = 3600.0
+    min_clients: int = 0
+    min_replies: int = 1
+    weighting: Weighting = "examples"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What a run writes down, and when.
+
+    Args:
+        evaluate_every: rounds between evaluations of the assembled network.
+        checkpoint_every: rounds between checkpoints; one is also written at the end and when a run is stopped.
+        keep: how many checkpoints, the newest, are kept.
+        tensorboard: write TensorBoard event files too, if the package is installed.
+    """
+
+    evaluate_every: int = 1
+    checkpoint_every: int = 10
+    keep: int = 3
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        if min(self.evaluate_every, self.checkpoint_every, self.keep) < 1:
+            raise ValueError("evaluate_every, checkpoint_every and keep must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """One experiment.
+
+    Args:
+        name: of the run's folder.
+        task: a built-in task, or `package.module:attribute`.
+        options: keyword arguments of the task.
+        sizes: units of each axis of the full network.
+        rule: `name` and the rule's own fields.
+        clients: how many take part.
+        rounds: how many.
+        local_steps: steps a client takes in a round.
+        seed: of every draw.
+        training: optimiser, learning rate, batch size.
+        round: when a round ends.
+        record: what is written down.
+        device: where a simulated client trains and the server evaluates: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+    """
+
+    name: str
+    task: str
+    sizes: dict[str, int]
+    rule: dict[str, Any]
+    options: dict[str, Any] = field(default_factory=dict)
+    clients: int = 8
+    rounds: int = 40
+    local_steps: int = 40
+    seed: int = 0
+    training: Training = Training()
+    round: Rounds = Rounds()
+    record: Record = Record()
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not self.name or any(not (c.isalnum() or c in "._-") for c in self.name) or self.name.startswith("."):
+            raise ValueError(f"name becomes a folder: letters, digits, '.', '_' and '-' only, but is '{self.name}'")
+        for key in ("clients", "rounds", "local_steps"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} must be at least 1, but is {getattr(self, key)}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, but is {self.seed}")
+        for axis, units in self.sizes.items():
+            if units < 1:
+                raise ValueError(f"sizes.{axis} must be at least 1, but is {units}")
+
+    def make_rule(self) -> Rule:
+        """The rule that `[rule]` describes.
+
+        Raises:
+            ScenarioError: there is no such rule, or it has no such field.
+        """
+        name = self.rule.get("name", "")
+        if name not in RULES:
+            raise ScenarioError(f"[rule] must name a rule, but says '{name}'{nearest(str(name), list(RULES))}")
+        return _make(RULES[name], {key: value for key, value in self.rule.items() if key != "name"}, "rule")
+
+    def to_toml(self) -> str:
+        """The scenario with every default filled in."""
+        return tomli_w.dumps(asdict(self))
+
+
+def load_scenario(path: Path | str, overrides: Sequence[str] = ()) -> Scenario:
+    """Read a scenario file.
+
+    Args:
+        path: of the TOML file.
+        overrides: `key=value`, the value in TOML, as in `training.lr=0.05`.
+
+    Raises:
+        ScenarioError: the file cannot be read, or a key, a type or a value is wrong.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScenarioError(f"scenario '{path}' cannot be read: {error}") from error
+    try:
+        return parse_scenario(text, overrides)
+    except ScenarioError as error:
+        raise ScenarioError(f"{path}: {error}") from error
+
+
+def parse_scenario(text: str, overrides: Sequence[str] = ()) -> Scenario:
+    """The same from the text of a scenario file."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ScenarioError(f"not TOML: {error}") from error
+    for override in overrides:
+        _override(table, override)
+    scenario: Scenario = _make(Scenario, table, "")
+    scenario.make_rule()
+    return scenario
+
+
+def differences(one: Scenario, other: Scenario) -> list[str]:
+    """The keys in which two scenarios differ, as `key: one's value → the other's`."""
+    a, b = _flat(asdict(one)), _flat(asdict(other))
+    return [f"{key}: {a.get(key)} → {b.get(key)}" for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)]
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _override(table: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path.strip():
+        raise ScenarioError(f"an override is written key=value, as in training.lr=0.05, but is '{override}'")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # an unquoted string, as a shell leaves it
+    *parents, last = path.strip().split(".")
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise ScenarioError(f"'{path}' cannot be set: '{parent}' is a value, not a table")
+    table[last] = value
+
+
+def _make(cls: Any, table: Mapping[str, Any], where: str) -> Any:
+    """A dataclass from a table, its keys and types checked."""
+    hints, known = get_type_hints(cls), [f.name for f in fields(cls)]
+    prefix = f"{where}." if where else ""
+    for key in table:
+        if key not in known:
+            raise ScenarioError(f"there is no key '{prefix}{key}'{nearest(key, known)}")
+    for f in fields(cls):
+        if f.default is MISSING and f.default_factory is MISSING and f.name not in table:
+            raise ScenarioError(f"'{prefix}{f.name}' is missing: {_meaning(cls, f.name)}")
+    values = {key: _convert(hints[key], value, f"{prefix}{key}") for key, value in table.items()}
+    try:
+        return cls(**values)
+    except (ValueError, IstFedError) as error:
+        raise ScenarioError(f"[{where}] {error}" if where else str(error)) from error
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    if is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise ScenarioError(f"'{where}' must be a table, but is {value!r}")
+        return _make(kind, value, where)
+    if get_origin(kind) is dict:
+        item = get_args(kind)[1]
+        if not isinstance(value, dict):
+            raise ScenarioError(f"'{where}' must be a table, but is {value!r}")
+        return {key: value[key] if item is Any else _convert(item, value[key], f"{where}.{key}") for key in value}
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise ScenarioError(f"'{where}' must be one of {', '.join(map(repr, get_args(kind)))}, but is {value!r}")
+        return value
+    if isinstance(kind, UnionType):
+        kind = next(part for part in get_args(kind) if part is not type(None))
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise ScenarioError(f"'{where}' must be {_NAMES.get(kind, kind)}, but is {value!r}")
+    return value
+
+
+_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+
+
+def _meaning(cls: Any, name: str) -> str:
+    """What a field means, from the class's docstring."""
+    lines = (line.strip() for line in (cls.__doc__ or "").splitlines())
+    return next((line.partition(": ")[2] for line in lines if line.startswith(f"{name}:")), "it has no default")
+
+
+def from_run_config(config: Mapping[str, object], app: Path) -> Scenario:
+    """The scenario that Flower's run configuration names: a path within the app, or the text of a scenario itself."""
+    value = str(config["scenario"])
+    return parse_scenario(value) if "\n" in value else load_scenario(app / value)

@@ -1,0 +1,1 @@
+"""The Flower ServerApp, and all it takes to deploy a server."""
