@@ -6,7 +6,7 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from ist_fed.federation import pick_device
+from ist_fed.device import pick_device
 from ist_fed.scenario import from_run_config
 from ist_fed.tasks import load_task
 from ist_fed.worker import Worker
@@ -28,13 +28,13 @@ def train(message: Message, context: Context) -> Message:
 
 def _worker(context: Context) -> Worker:
     config, node = context.run_config, context.node_config
-    return _made(str(config["scenario"]), int(node["partition-id"]), int(node["num-partitions"]))
+    return _made(str(config["scenario"]), str(config["set"]), int(node["partition-id"]), int(node["num-partitions"]))
 
 
 @cache
-def _made(text: str, client: int, clients: int) -> Worker:
+def _made(scenario: str, overrides: str, client: int, clients: int) -> Worker:
     """Kept while the process lives, so that data are read once."""
-    scenario = from_run_config({"scenario": text}, Path(__file__).parent.parent)
-    task = load_task(scenario.task, scenario.options)
+    described = from_run_config({"scenario": scenario, "set": overrides}, Path(__file__).parent.parent)
+    task = load_task(described.task, described.options)
     data = task.client_data(client, clients)
-    return Worker(task, data, client=client, device=pick_device(scenario.device))
+    return Worker(task, data, client=client, device=pick_device(described.device))

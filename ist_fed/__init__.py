@@ -1,9 +1,15 @@
-"""Independent Subnet Training as a product on Flower."""
+"""Independent Subnet Training on Flower: train a wide network on clients that only ever hold a narrow one."""
 
-from ist_fed.axes import infer
-from ist_fed.subnet import Merge, extract
-from ist_fed.strategy import IndependentSubnetTraining
-from ist_fed.tasks.task import Task
+from importlib.metadata import version
+
 from ist_fed import rules
+from ist_fed.axes import infer
+from ist_fed.strategy import IndependentSubnetTraining
+from ist_fed.subnet import Merge, extract
+from ist_fed.tasks import Task
+from ist_fed.train import Training
+from ist_fed.worker import Worker
 
-__all__ = ["IndependentSubnetTraining", "Merge", "Task", "extract", "infer", "rules"]
+__version__ = version("ist-fed")
+
+__all__ = ["IndependentSubnetTraining", "Merge", "Task", "Training", "Worker", "extract", "infer", "rules"]

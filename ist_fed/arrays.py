@@ -15,22 +15,32 @@ Arrays = Mapping[str, Tensor]
 
 
 def arrays_of(module: nn.Module) -> dict[str, Tensor]:
-    """The module's state, detached and not copied: parameters and persistent buffers, each tied weight once."""
-    persistent = module.state_dict(keep_vars=True).keys()
-    owned = {**dict(module.named_parameters()), **dict(module.named_buffers())}  # both leave out duplicates
-    return {name: owned[name].detach() for name in persistent if name in owned}
+    """The module's state, detached and not copied: parameters and persistent buffers, each tied weight once.
+
+    Raises:
+        AxesError: the state dict holds something else, such as a module's extra state.
+    """
+    owned = {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
+    once: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if id(tensor) not in owned:
+            raise AxesError(
+                f"a state dict must hold parameters and buffers only, but '{name}' is neither; register it as a buffer"
+            )
+        once.setdefault(id(tensor), (name, tensor))
+    return {name: tensor.detach() for name, tensor in once.values()}
 
 
 @torch.no_grad()
-def load_arrays(module: nn.Module, arrays: Mapping[str, Tensor]) -> None:
+def load_arrays(module: nn.Module, arrays: Arrays) -> None:
     """Copy `arrays` into `module`, strictly: the same names, shapes and dtypes.
 
     Raises:
-        AxesError: a name, a shape or a dtype differs.
+        AxesError: a name, a shape or a dtype differs; the module is as it was.
     """
     own = arrays_of(module)
     if own.keys() != arrays.keys():
-        raise AxesError(f"the arrays are not this module's: {sorted(own.keys() ^ arrays.keys())} stand on one side only")
+        raise AxesError(f"the arrays must be this module's; on one side only: {sorted(own.keys() ^ arrays.keys())}")
     for name, target in own.items():
         source = arrays[name]
         if (source.shape, source.dtype) != (target.shape, target.dtype):
@@ -38,22 +48,25 @@ def load_arrays(module: nn.Module, arrays: Mapping[str, Tensor]) -> None:
                 f"array '{name}' must be {tuple(target.shape)} {target.dtype}, "
                 f"but is {tuple(source.shape)} {source.dtype}"
             )
-        target.copy_(source)
+    for name, target in own.items():
+        target.copy_(arrays[name])
 
 
 def build_on_meta(build: Build, sizes: Mapping[str, int]) -> nn.Module:
-    """Build the module without memory, on torch's meta device."""
+    """Build the module without memory, on torch's meta device.
+
+    Raises:
+        AxesError: the factory fails, or returns something else.
+    """
+    call = f"build({', '.join(f'{axis}={units}' for axis, units in sizes.items())})"
     try:
         with torch.device("meta"):
             module = build(**sizes)
     except Exception as error:
         raise AxesError(
-            f"the factory must build at any sizes; build({_call(sizes)}) raised {type(error).__name__}: {error}"
+            f"the factory must build at any sizes, on torch's meta device too; {call} raised "
+            f"{type(error).__name__}: {error}"
         ) from error
     if not isinstance(module, nn.Module):
-        raise AxesError(f"the factory must return an nn.Module; build({_call(sizes)}) gave {type(module).__name__}")
+        raise AxesError(f"the factory must return an nn.Module; {call} gave {type(module).__name__}")
     return module
-
-
-def _call(sizes: Mapping[str, int]) -> str:
-    return ", ".join(f"{axis}={units}" for axis, units in sizes.items())

@@ -1,15 +1,17 @@
 """One table says what a unit is: which axis indexes which dimension of which array.
 
-The table is derived from the factory (`infer`); `symmetry.py` checks it. Nothing else in the library knows a dimension's
-number.
+The table is derived from the factory (`infer`); `symmetry.py` checks it. Nothing else in the library knows a
+dimension's number.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from ist_fed.arrays import Build, arrays_of, build_on_meta
-from ist_fed.errors import AxesError
+from ist_fed.errors import AxesError, nearest
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Dim:
     inner: int = 1
 
     def __str__(self) -> str:
+        """As einops would write it."""
         if self.axis is None:
             return "."
         parts = [str(self.outer)] * (self.outer > 1) + [self.axis] + [str(self.inner)] * (self.inner > 1)
@@ -36,32 +39,30 @@ class Dim:
 Axes = Mapping[str, tuple[Dim, ...]]
 """Name of an array of the state dict → its dimensions. A tied weight stands once, under its first name."""
 
-_TERM = re.compile(r"\(([^()]+)\)|(\S+)")
+_TERM = re.compile(r"\([^()]*\)|\S+")
+_GROUP = re.compile(r"(?:(\d+) +)?([^\W\d]\w*)(?: +(\d+))?", re.ASCII)
 
 
 def parse(pattern: str) -> tuple[Dim, ...]:
-    """Read what `Dim` prints: `"hidden2 hidden1"`, `"(c2 16) ."`, `"(3 heads0 64) ."`.
+    """Read what `describe` writes: `"hidden2 hidden1"`, `"(c2 16) ."`, `"(3 heads0 64) ."`, `"()"`.
 
     Raises:
-        AxesError: a group names no axis, or more than one.
+        AxesError: a dimension is none of `.`, an axis, or an axis between numbers in parentheses.
     """
-    return tuple(_parse_term((grouped or single).split(), pattern) for grouped, single in _TERM.findall(pattern))
+    return () if pattern.strip() == "()" else tuple(_parse_term(term, pattern) for term in _TERM.findall(pattern))
 
 
-def _parse_term(words: list[str], pattern: str) -> Dim:
-    if words == ["."]:
+def _parse_term(term: str, pattern: str) -> Dim:
+    if term == ".":
         return Dim()
-    named = [i for i, word in enumerate(words) if not word.isdigit()]
-    if len(named) != 1 or len(words) > 3 or not words[named[0]].isidentifier():
+    group = _GROUP.fullmatch(term[1:-1].strip() if term.startswith("(") else term)
+    if group is None:
         raise AxesError(
-            f"each dimension is '.', an axis, or '(outer axis inner)' with one axis name; "
-            f"found '{' '.join(words)}' in '{pattern}'"
+            f"each dimension is '.', an axis, or '(outer axis inner)' with one axis and at most one number on each "
+            f"side of it; found '{term}' in '{pattern}'"
         )
-    at = named[0]
-    outer, inner = (int(words[0]) if at == 1 else 1), (int(words[-1]) if at < len(words) - 1 else 1)
-    if at > 1 or len(words) - at > 2:
-        raise AxesError(f"write at most one number on each side of the axis; found '{' '.join(words)}' in '{pattern}'")
-    return Dim(words[at], outer, inner)
+    outer, axis, inner = group.groups("1")
+    return Dim(axis, int(outer), int(inner))
 
 
 def describe(dims: tuple[Dim, ...]) -> str:
@@ -69,26 +70,30 @@ def describe(dims: tuple[Dim, ...]) -> str:
     return " ".join(str(dim) for dim in dims) or "()"
 
 
-def infer(build: Build, sizes: Mapping[str, int], declared: Mapping[str, str] | None = None) -> dict[str, tuple[Dim, ...]]:
+def infer(
+    build: Build, sizes: Mapping[str, int], declared: Mapping[str, str] | None = None
+) -> dict[str, tuple[Dim, ...]]:
     """Derive the axes table by building the factory and doubling one size at a time, without memory.
 
-    Doubling, not adding one, so that divisibility constraints survive. A layout that is not block-contiguous (fused
-    qkv, LSTM gates) looks like one that is; declare it, and let `check_symmetry` have the last word.
+    Doubling, not adding one, so that divisibility constraints survive. Shapes tell which axis a dimension has and how
+    many entries one unit owns, but not their order: a layout that is not block-contiguous (fused qkv, LSTM gates) looks
+    like one that is. Declare it, and let `check_symmetry` have the last word.
 
     Args:
         build: the model factory, `build(**sizes) -> nn.Module`.
         sizes: units of each axis in the full network.
-        declared: array name → its dimensions as `Dim` prints them; overrides what is derived.
+        declared: array name → its dimensions as `describe` writes them, where their order is not the derived one.
 
     Returns:
         A `Dim` for every dimension of every array of the state dict, buffers included.
 
     Raises:
-        AxesError: the factory ignores a size, adds arrays with it, or concatenates it with something else.
+        AxesError: the factory ignores a size, adds arrays with it, or concatenates it with something else; or a
+            declaration does not multiply out.
     """
-    shapes = _shapes(build, sizes)
     if not sizes:
         raise AxesError("a network is cut along its axes, but sizes is empty; name at least one, such as hidden1=512")
+    shapes = _shapes(build, sizes)
     table = {name: [Dim() for _ in shape] for name, shape in shapes.items()}
     for axis, units in sizes.items():
         grown = _shapes(build, {**sizes, axis: 2 * units})
@@ -104,20 +109,20 @@ def infer(build: Build, sizes: Mapping[str, int], declared: Mapping[str, str] | 
             )
         for name, shape in shapes.items():
             _mark(table[name], name, axis, units, shape, grown[name])
-    for name, pattern in (declared or {}).items():
-        if name not in shapes:
-            raise AxesError(f"an array is declared that the model does not have: '{name}'; it has {sorted(shapes)}")
-        table[name] = list(_checked(name, parse(pattern), shapes[name], sizes))
-    return {name: tuple(dims) for name, dims in table.items()}
+    derived = {name: tuple(dims) for name, dims in table.items()}
+    return derived | {name: _declared(name, pattern, derived) for name, pattern in (declared or {}).items()}
 
 
 def _shapes(build: Build, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(array.shape) for name, array in arrays_of(build_on_meta(build, sizes)).items()}
 
 
-def _mark(
-    dims: list[Dim], name: str, axis: str, units: int, shape: tuple[int, ...], grown: tuple[int, ...]
-) -> None:
+def _mark(dims: list[Dim], name: str, axis: str, units: int, shape: tuple[int, ...], grown: tuple[int, ...]) -> None:
+    """Enter `axis` in the dimensions of one array that it doubles."""
+    if len(grown) != len(shape):
+        raise AxesError(
+            f"a size changes lengths, never dimensions; doubling '{axis}' takes '{name}' from {shape} to {grown}"
+        )
     for at, (length, longer) in enumerate(zip(shape, grown, strict=True)):
         if length == longer:
             continue
@@ -129,22 +134,45 @@ def _mark(
         if longer != 2 * length or length % units:
             raise AxesError(
                 f"doubling '{axis}' must double what it owns, but dimension {at} of '{name}' went from {length} to "
-                f"{longer}; a concatenation of units with something else cannot be cut"
+                f"{longer} for {units} units; units joined with something else (a concatenation), or grouped, cannot "
+                f"be cut"
             )
         dims[at] = Dim(axis, inner=length // units)
 
 
-def _checked(
-    name: str, dims: tuple[Dim, ...], shape: tuple[int, ...], sizes: Mapping[str, int]
-) -> tuple[Dim, ...]:
-    unknown = [dim.axis for dim in dims if dim.axis is not None and dim.axis not in sizes]
-    fits = len(dims) == len(shape) and not unknown and all(
-        dim.axis is None or dim.outer * sizes[dim.axis] * dim.inner == length
-        for dim, length in zip(dims, shape, strict=True)
-    )
-    if not fits:
+def _declared(name: str, pattern: str, derived: Axes) -> tuple[Dim, ...]:
+    """Read a declaration; it may order what a unit owns, but neither move it nor change how much that is."""
+    if name not in derived:
+        raise AxesError(f"an array is declared that the model does not have: '{name}'{nearest(name, list(derived))}")
+    dims, shape = parse(pattern), derived[name]
+    if [(dim.axis, dim.outer * dim.inner) for dim in dims] != [(dim.axis, dim.inner) for dim in shape]:
         raise AxesError(
-            f"the declaration of '{name}' must multiply out to its shape {shape}; found '{describe(dims)}' "
-            f"with sizes {dict(sizes)}"
+            f"the declaration of '{name}' must multiply out to its shape, [{describe(shape)}], but is [{pattern}]"
         )
     return dims
+
+
+def sizes_of(arrays: Mapping[str, Tensor], axes: Axes) -> dict[str, int]:
+    """Units of each axis in the network, wide or narrow, that `arrays` belong to.
+
+    Raises:
+        AxesError: the arrays do not fit the table: one is missing from it, has other dimensions, or disagrees with
+            another about an axis.
+    """
+    sizes: dict[str, int] = {}
+    for name, array in arrays.items():
+        if name not in axes:
+            raise AxesError(f"every array stands in the axes table, but '{name}' does not; use its own factory's table")
+        if len(axes[name]) != array.ndim:
+            raise AxesError(f"'{name}' has {array.ndim} dimensions, but its table says [{describe(axes[name])}]")
+        for dim, length in zip(axes[name], array.shape, strict=True):
+            if dim.axis is None:
+                continue
+            block = dim.outer * dim.inner
+            units = sizes.setdefault(dim.axis, length // block)
+            if length != units * block:
+                raise AxesError(
+                    f"the arrays of one network agree about its sizes, but by '{name}' {tuple(array.shape)} "
+                    f"[{describe(axes[name])}] axis '{dim.axis}' has {length / block:g} units, not {units}"
+                )
+    return sizes

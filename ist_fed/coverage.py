@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ist_fed.axes import Axes
+from ist_fed.errors import AxesError
 from ist_fed.subnet import Units
 
 _Key = tuple[str, ...]
@@ -31,12 +32,14 @@ class Coverage:
     def mark(self, units: Units) -> None:
         """Say that a subnet was trained and merged."""
         for key, grid in self._grids.items():
-            held = [units[axis] if axis in units else torch.arange(n) for axis, n in zip(key, grid.shape, strict=True)]
-            grid[torch.meshgrid(*held, indexing="ij") if len(held) > 1 else tuple(held)] = True
+            held = [units.get(axis, torch.arange(size)) for axis, size in zip(key, grid.shape, strict=True)]
+            grid[torch.meshgrid(*held, indexing="ij") if held else ()] = True
 
     def fraction(self) -> float:
         """Share of the network's floating-point coordinates trained so far, from 0 to 1."""
-        covered = sum(self._coordinates[key] * float(grid.float().mean()) for key, grid in self._grids.items())
+        covered = sum(
+            self._coordinates[key] * int(grid.count_nonzero()) / grid.numel() for key, grid in self._grids.items()
+        )
         return covered / max(1, self._coordinates.total())
 
     def state(self) -> dict[str, Tensor]:
@@ -44,8 +47,16 @@ class Coverage:
         return {"/".join(key): grid for key, grid in self._grids.items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take the marks of a checkpoint."""
-        self._grids = {key: state["/".join(key)].clone() for key in self._grids}
+        """Take the marks of a checkpoint.
+
+        Raises:
+            AxesError: they are another network's.
+        """
+        own = self.state()
+        if {name: grid.shape for name, grid in own.items()} != {name: marks.shape for name, marks in state.items()}:
+            raise AxesError("the marks of a checkpoint must be this network's; their axes or sizes differ")
+        for name, grid in own.items():
+            grid.copy_(state[name])
 
 
 def _key(axes: Axes, name: str) -> _Key:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from ist_fed import wire
 from ist_fed.arrays import arrays_of
+from ist_fed.board import open_board
+from ist_fed.device import pick_device
 from ist_fed.errors import Interrupted
 from ist_fed.round import RoundReport
 from ist_fed.rules import Node
@@ -71,6 +73,8 @@ def federate(grid: Grid, run: Run, *, resume: bool = False, on_line: Callable[[L
         )
     except KeyboardInterrupt:
         recorder.save()
+        if recorder.state.round == 0:
+            raise Interrupted("stopped before the first round was over; there is nothing to resume") from None
         raise Interrupted(
             f"stopped after round {recorder.state.round} of {scenario.rounds}; its state is saved. "
             f"Resume with: ist-fed simulate --resume {run.folder}"
@@ -109,15 +113,6 @@ def check_model(scenario: Scenario, task: Task, strategy: IndependentSubnetTrain
     check_symmetry(task.build, sizes, strategy.axes, function)
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto` is the first GPU if there is one."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
 class _Recorder:
     """Evaluates, writes a line and, when due, a checkpoint after each round."""
 
@@ -127,24 +122,28 @@ class _Recorder:
         self._coverage: Callable[[], Mapping[str, Tensor]] = dict
         self._saved = 0
         self.state = Checkpoint(0, {}, {})
-        self._result: dict[str, float] = {}
+        self._board: Callable[[Line], None] = lambda line: None
 
     def begin(self, state: Checkpoint, coverage: Callable[[], Mapping[str, Tensor]]) -> None:
         self.state, self._saved, self._coverage = state, state.round, coverage
+        if self._run.scenario.record.tensorboard:
+            self._board = open_board(self._run.folder / "tensorboard", state.round)
 
     def __call__(self, report: RoundReport) -> None:
         scenario, record = self._run.scenario, self._run.scenario.record
         started = time.perf_counter()
         last = report.round == scenario.rounds
-        self._result = self._evaluate(report.arrays) if last or report.round % record.evaluate_every == 0 else {}
+        due = last or report.round % record.evaluate_every == 0
+        result = self._evaluate(report.arrays) if due else {}
         evaluated = time.perf_counter()
         coverage = {name: marks.clone() for name, marks in self._coverage().items()}
         self.state = Checkpoint(report.round, report.arrays, coverage)
         if last or report.round - self._saved >= record.checkpoint_every:
             self.save()
         seconds = {**report.seconds, "evaluate": evaluated - started, "record": time.perf_counter() - evaluated}
-        line = self._line(report, seconds)
+        line = self._line(report, result, seconds)
         self._run.record(line)
+        self._board(line)
         self._on_line(line)
 
     def save(self) -> None:
@@ -156,15 +155,17 @@ class _Recorder:
     def finish(self) -> None:
         """Write the final network, recalibrated, and how to rebuild it."""
         scenario = self._run.scenario
-        arrays = arrays_of(served(self._task, scenario.sizes, self.state.arrays, self._device))
+        model = served(self._task, scenario.sizes, self.state.arrays, self._device)
+        result = evaluate(model, self._task, self._task.test_data())
+        arrays = arrays_of(model)
         about = {
             "task": scenario.task,
             "options": scenario.options,
             "sizes": scenario.sizes,
             "round": self.state.round,
             "metric": self._task.metric,
-            **self._result,
-            "parameters": sum(array.numel() for array in arrays.values() if array.is_floating_point()),
+            **result,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "bytes": sum(array.nbytes for array in arrays.values()),
         }
         self._run.save_model(arrays, about)
@@ -173,12 +174,12 @@ class _Recorder:
         model = served(self._task, self._run.scenario.sizes, arrays, self._device)
         return evaluate(model, self._task, self._task.test_data())
 
-    def _line(self, report: RoundReport, seconds: dict[str, float]) -> Line:
+    def _line(self, report: RoundReport, result: dict[str, float], seconds: dict[str, float]) -> Line:
         scenario = self._run.scenario
         return {
             "round": report.round,
             "metric": self._task.metric,
-            **self._result,
+            **result,
             "train_loss": report.loss,
             "lr": learning_rate(scenario.training, report.round, scenario.rounds),
             "bytes_down": report.bytes_down,

@@ -2,10 +2,11 @@
 
 import logging
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import fsum, isfinite, nan
 
 from flwr.app import Message, Metadata
 from torch import Tensor
@@ -39,7 +40,7 @@ class RoundReport:
         capacities: what they said they can hold, in the same order.
         merged: how many replies were merged.
         refused: the others.
-        loss: mean training loss of the merged replies.
+        loss: mean training loss of the merged replies that say a finite one; NaN if none does.
         bytes_down: of the subnets sent, all clients together.
         bytes_up: of the subnets that came back and were merged.
         coverage: share of the network trained so far in the run, 0 to 1.
@@ -94,7 +95,7 @@ class Round:
         clients: everyone who is asked, in the rule's order.
         arrays: the wide network before the round.
         axes: the table from `infer`.
-        coverage: of the whole run; marked as replies are merged.
+        coverage: of the whole run; marked when the round is closed.
     """
 
     def __init__(
@@ -104,7 +105,10 @@ class Round:
         self._merge = Merge(arrays, axes)
         self._pending: list[_Sent] = []
         self._refused: list[Refused] = []
-        self._merged: list[wire.Reply] = []
+        self._merged = 0
+        self._held: list[Units] = []
+        self._losses: list[float] = []
+        self._bytes_up = 0
         self._bytes_down = 0
         self._seconds: defaultdict[str, float] = defaultdict(float)
 
@@ -117,9 +121,7 @@ class Round:
 
     def sent(self, client: Client, units: Units, nonce: str, label: wire.Label, message: Message) -> None:
         """Remember an order; of the subnet only its label is kept."""
-        self._pending.append(
-            _Sent(client=client, units=units, nonce=nonce, label=label, message=message.metadata)
-        )
+        self._pending.append(_Sent(client=client, units=units, nonce=nonce, label=label, message=message.metadata))
         self._bytes_down += label.size
 
     def take(self, message: Message) -> None:
@@ -135,8 +137,7 @@ class Round:
                 self._refuse(sent, str(error))
                 return
             self._merge.add(sent.units, reply.arrays, sent.client.weight)
-            self._coverage.mark(sent.units)
-            self._merged.append(reply)
+            self._count(sent, reply)
 
     def close(self, min_replies: int) -> RoundReport:
         """Give up on what has not come, and say what the round did.
@@ -147,28 +148,41 @@ class Round:
         for sent in self._pending:
             self._refuse(sent, "no reply came before the deadline")
         self._pending.clear()
-        merged = len(self._merged)
-        if merged < min_replies:
-            reasons = "; ".join(sorted({refused.reason for refused in self._refused})[:3]) or "nobody was asked"
+        if self._merged < min_replies:
+            reasons = Counter(refused.reason for refused in self._refused).most_common(3)
+            said = "; ".join(f"{count} × {reason}" for reason, count in reasons) or "nobody was asked"
             raise RoundError(
-                f"round {self.number} needs at least {min_replies} usable replies, but {merged} of "
-                f"{len(self._clients)} clients gave one: {reasons}"
+                f"round {self.number} needs at least {min_replies} usable replies, but {self._merged} of "
+                f"{len(self._clients)} clients gave one: {said}"
             )
         with self.timed("merge"):
             arrays = self._merge.result()
+            for units in self._held:
+                self._coverage.mark(units)
         return RoundReport(
             round=self.number,
             arrays=arrays,
             clients=tuple(client.number for client in self._clients),
             capacities=tuple(client.capacity for client in self._clients),
-            merged=merged,
+            merged=self._merged,
             refused=tuple(self._refused),
-            loss=sum(reply.loss for reply in self._merged) / merged,
+            loss=fsum(self._losses) / len(self._losses) if self._losses else nan,
             bytes_down=self._bytes_down,
-            bytes_up=sum(reply.size for reply in self._merged),
+            bytes_up=self._bytes_up,
             coverage=self._coverage.fraction(),
-            seconds={**self._seconds, "train": sum(reply.seconds for reply in self._merged)},
+            seconds={"train": 0.0, **self._seconds},
         )
+
+    def _count(self, sent: _Sent, reply: wire.Reply) -> None:
+        """Add one merged reply to what the round reports; its arrays are the merge's now, and are not kept here."""
+        self._merged += 1
+        self._bytes_up += reply.size
+        if not any(units is sent.units for units in self._held):  # a cohort shares one object
+            self._held.append(sent.units)
+        if isfinite(reply.loss):
+            self._losses.append(reply.loss)
+        if isfinite(reply.seconds):
+            self._seconds["train"] += reply.seconds
 
     def _asked(self, message: Message) -> _Sent | None:
         """The order that a message answers; each is answered once."""

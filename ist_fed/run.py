@@ -1,19 +1,20 @@
 """A run's folder: the scenario, a line of metrics a round, checkpoints, the final model.
 
-    runs/digits/
-      scenario.toml                     as resolved, every default filled in
-      metrics.jsonl                     one line a round
-      checkpoints/round-000040.safetensors, .json
-      model.safetensors, model.json     the final network, recalibrated, and how to rebuild it
+runs/digits/
+  scenario.toml                     as resolved, every default filled in
+  metrics.jsonl                     one line a round
+  checkpoints/round-000040.safetensors, .json
+  model.safetensors, model.json     the final network, recalibrated, and how to rebuild it
 """
 
-import contextlib
 import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +62,15 @@ class Run:
             folder.parent.mkdir(parents=True, exist_ok=True)
             folder.mkdir()
             (folder / "checkpoints").mkdir()
-            _write_atomically(folder / "scenario.toml", scenario.to_toml().encode())
-        except FileExistsError as error:
-            raise RunError(
-                f"a run never overwrites another, but '{folder}' exists; resume it with --resume {folder}, "
-                f"choose another folder with --run, or remove it"
-            ) from error
         except OSError as error:
-            raise RunError(f"the run's folder '{folder}' cannot be made: {error}") from error
+            if not os.path.lexists(folder):
+                raise RunError(f"the run's folder '{folder}' cannot be made: {error.strerror}") from error
+            remedy = f"resume it with --resume {folder}, " if (folder / "scenario.toml").exists() else ""
+            raise RunError(
+                f"a run never overwrites anything, but '{folder}' exists; {remedy}choose another folder with --run, "
+                f"or remove it"
+            ) from error
+        _write_atomically(folder / "scenario.toml", scenario.to_toml().encode())
         return cls(folder, scenario)
 
     @classmethod
@@ -84,8 +86,15 @@ class Run:
         """
         try:
             before = parse_scenario((folder / "scenario.toml").read_text(encoding="utf-8"))
-        except (OSError, ScenarioError) as error:
-            raise RunError(f"'{folder}' is not the folder of a run: {error}") from error
+        except OSError as error:
+            raise RunError(
+                f"a run's folder holds its scenario.toml, but '{folder}' does not: {error.strerror}; name the folder "
+                f"of a run, such as runs/digits"
+            ) from error
+        except (UnicodeDecodeError, ScenarioError) as error:
+            raise RunError(
+                f"the scenario of run '{folder}' cannot be read: {error}; mend its scenario.toml, or start a new run"
+            ) from error
         if scenario is None:
             return cls(folder, before)
         free = {"rounds": scenario.rounds, "record": scenario.record, "device": scenario.device}
@@ -100,37 +109,52 @@ class Run:
     # --- Metrics ------------------------------------------------------------------------------------------------------
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines written so far, one a round.
+        """The lines written so far, one a round; a last one that is not whole yet is left out.
 
         Raises:
             RunError: a line cannot be read; the message says which.
         """
         lines = []
-        for number, text in enumerate(self._metrics.read_text().splitlines() if self._metrics.exists() else [], 1):
-            try:
-                lines.append(json.loads(text))
-            except ValueError as error:
-                raise RunError(f"line {number} of '{self._metrics}' is not JSON: {error}") from error
+        for number, text in enumerate(self._lines(), 1):
+            if (line := _object(text)) is None:
+                raise RunError(
+                    f"every line of '{self._metrics}' is a JSON object, but line {number} is not: {text[:80]!r}; "
+                    f"mend or remove it"
+                )
+            lines.append(line)
         return lines
 
     def record(self, line: Mapping[str, Any]) -> None:
-        """Append one round's line."""
-        with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        """Append one round's line; a number that is not finite is written as null, for JSON knows none."""
+        try:
+            with self._metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
+        except OSError as error:
+            raise RunError(f"'{self._metrics}' cannot be written: {error.strerror}; make room") from error
+
+    def _lines(self) -> list[str]:
+        """The whole lines: what follows the last line break is still being written, or was cut short by a crash."""
+        try:
+            text = self._metrics.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise RunError(f"'{self._metrics}' cannot be read: {error.strerror}") from error
+        return text.split("\n")[:-1]
 
     def _forget_after(self, round: int) -> None:
-        """Drop the lines of rounds that will be run again; a last line cut short by a crash goes with them."""
-        kept = []
-        for text in self._metrics.read_text().splitlines() if self._metrics.exists() else []:
-            with contextlib.suppress(ValueError):
-                if json.loads(text)["round"] <= round:
-                    kept.append(text + "\n")
+        """Drop the lines of rounds that will be run again, and those that no reader could read."""
+        kept = [text + "\n" for text in self._lines() if _round_of(_object(text)) <= round]
         _write_atomically(self._metrics, "".join(kept).encode())
 
     # --- Checkpoints --------------------------------------------------------------------------------------------------
 
     def checkpoint(self, state: Checkpoint) -> None:
-        """Write the state after a round, and drop the oldest beyond what the scenario keeps."""
+        """Write the state after a round, and drop the oldest beyond what the scenario keeps.
+
+        Raises:
+            RunError: it cannot be written; earlier ones are as they were.
+        """
         tensors = {f"arrays/{name}": array for name, array in state.arrays.items()}
         tensors |= {f"coverage/{name}": marks for name, marks in state.coverage.items()}
         data = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
@@ -138,9 +162,15 @@ class Run:
         about = {"round": state.round, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
         _write_atomically(stem.with_suffix(".safetensors"), data)
         _write_atomically(stem.with_suffix(".json"), json.dumps(about).encode())  # from here on it counts
-        for old in self._stems()[self.scenario.record.keep :]:
-            old.with_suffix(".json").unlink()
-            old.with_suffix(".safetensors").unlink(missing_ok=True)
+        self._drop_old(state.round)
+
+    def _drop_old(self, newest: int) -> None:
+        """Keep the newest checkpoints up to `newest`: later ones could not be restored, or were given up."""
+        kept = [number for number in self._checkpointed() if number <= newest][: self.scenario.record.keep]
+        for path in sorted(self._checkpoints.iterdir()):  # .json first: without it the other does not count
+            match = re.fullmatch(r"round-(\d+)\.(json|safetensors)(\.tmp)?", path.name)
+            if match and (int(match[1]) not in kept or match[3]):
+                path.unlink()
 
     def restore(self) -> Checkpoint:
         """The newest checkpoint that is whole; metrics of later rounds are dropped.
@@ -149,53 +179,84 @@ class Run:
             RunError: there is none.
         """
         problems = []
-        for stem in self._stems():
+        for number in self._checkpointed():
             try:
-                state = _read_checkpoint(stem)
-            except (OSError, ValueError, KeyError, SafetensorError) as error:
-                logger.warning("checkpoint '%s' cannot be used (%s); trying the one before it", stem.name, error)
-                problems.append(f"{stem.name}: {error}")
+                state = _read_checkpoint(self._checkpoints / f"round-{number:06d}", number)
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+                logger.warning("the checkpoint of round %d cannot be used (%s); trying the one before", number, error)
+                problems.append(f"round {number}: {error}")
                 continue
             self._forget_after(state.round)
             return state
         raise RunError(
-            f"no checkpoint in '{self._checkpoints}' can be used ({'; '.join(problems) or 'there is none'}); "
-            f"start a new run"
+            f"a run is resumed from a checkpoint, but none in '{self._checkpoints}' can be used "
+            f"({'; '.join(problems) or 'there is none yet'}); start a new run"
         )
 
-    def _stems(self) -> list[Path]:
-        """Checkpoints without their suffix, newest first."""
-        return [path.with_suffix("") for path in sorted(self._checkpoints.glob("round-*.json"), reverse=True)]
+    def _checkpointed(self) -> list[int]:
+        """The rounds that have a checkpoint, newest first."""
+        matches = (re.fullmatch(r"round-(\d+)\.json", path.name) for path in self._checkpoints.glob("round-*.json"))
+        return sorted((int(match[1]) for match in matches if match), reverse=True)
 
     # --- The final model ----------------------------------------------------------------------------------------------
 
     def save_model(self, arrays: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-        """Write the final network's arrays, and beside them what is needed to rebuild it."""
+        """Write the final network's arrays, and beside them what is needed to rebuild it.
+
+        Raises:
+            RunError: they cannot be written.
+        """
         data = save_tensors({name: array.detach().cpu().contiguous() for name, array in arrays.items()})
         _write_atomically(self.folder / "model.safetensors", data)
-        _write_atomically(self.folder / "model.json", json.dumps(dict(about), indent=2).encode())
+        _write_atomically(self.folder / "model.json", json.dumps(_finite(about), indent=2).encode())
 
 
-def _read_checkpoint(stem: Path) -> Checkpoint:
-    about = json.loads(stem.with_suffix(".json").read_text())
+def _read_checkpoint(stem: Path, number: int) -> Checkpoint:
+    about = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
     data = stem.with_suffix(".safetensors").read_bytes()
     if hashlib.sha256(data).hexdigest() != about["sha256"]:
         raise ValueError(f"its {len(data)} bytes are not the {about['bytes']} that were written")
-    tensors = load_tensors(data)
+    if about["round"] != number:
+        raise ValueError(f"it says that it is of round {about['round']}")
     parts: dict[str, dict[str, Tensor]] = {"arrays": {}, "coverage": {}}
-    for name, tensor in tensors.items():
+    for name, tensor in load_tensors(data).items():
         kind, _, rest = name.partition("/")
         parts[kind][rest] = tensor
-    return Checkpoint(about["round"], parts["arrays"], parts["coverage"])
+    return Checkpoint(number, parts["arrays"], parts["coverage"])
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return line if isinstance(line, dict) else None
+
+
+def _round_of(line: Mapping[str, Any] | None) -> float:
+    """The round of a line; infinity, so after every other, if it does not say."""
+    number = (line or {}).get("round")
+    return number if isinstance(number, int) else float("inf")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _write_atomically(path: Path, data: bytes) -> None:
     """Either the old file or the whole new one is there, also after a power cut."""
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise RunError(
+            f"'{path}' cannot be written: {error.strerror}; make room, or give the right to write there"
+        ) from error

@@ -1,8 +1,12 @@
 """How a task is run: one TOML file, read into frozen dataclasses. Unknown keys and wrong types are errors."""
 
+import re
+import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from functools import cache
+from math import inf
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -31,6 +35,15 @@ class Rounds:
     min_replies: int = 1
     weighting: Weighting = "examples"
 
+    def __post_init__(self) -> None:
+        """Refuse a value out of its range."""
+        if not 0 < self.deadline < inf:
+            raise ValueError(f"deadline must be a positive number of seconds, but is {self.deadline}")
+        if self.min_clients < 0:
+            raise ValueError(f"min_clients must not be negative, but is {self.min_clients}; 0 means all of them")
+        if self.min_replies < 1:
+            raise ValueError(f"min_replies must be at least 1, but is {self.min_replies}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
@@ -49,8 +62,10 @@ class Record:
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
-        if min(self.evaluate_every, self.checkpoint_every, self.keep) < 1:
-            raise ValueError("evaluate_every, checkpoint_every and keep must be at least 1")
+        """Refuse a value out of its range."""
+        for key in ("evaluate_every", "checkpoint_every", "keep"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} must be at least 1, but is {getattr(self, key)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +73,7 @@ class Scenario:
     """One experiment.
 
     Args:
-        name: of the run's folder.
+        name: of the run's folder: up to 64 letters, digits, `.`, `_` and `-`.
         task: a built-in task, or `package.module:attribute`.
         options: keyword arguments of the task.
         sizes: units of each axis of the full network.
@@ -66,7 +81,7 @@ class Scenario:
         clients: how many take part.
         rounds: how many.
         local_steps: steps a client takes in a round.
-        seed: of every draw.
+        seed: of every draw, from 0.
         training: optimiser, learning rate, batch size.
         round: when a round ends.
         record: what is written down.
@@ -82,22 +97,35 @@ class Scenario:
     rounds: int = 40
     local_steps: int = 40
     seed: int = 0
-    training: Training = Training()
-    round: Rounds = Rounds()
-    record: Record = Record()
+    training: Training = field(default_factory=Training)
+    round: Rounds = field(default_factory=Rounds)
+    record: Record = field(default_factory=Record)
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if not self.name or any(not (c.isalnum() or c in "._-") for c in self.name) or self.name.startswith("."):
-            raise ValueError(f"name becomes a folder: letters, digits, '.', '_' and '-' only, but is '{self.name}'")
+        """Refuse a value out of its range."""
+        if not re.fullmatch(r"(?!\.)[A-Za-z0-9._-]{1,64}", self.name):
+            raise ValueError(
+                f"name becomes a folder: at most 64 of A-Z, a-z, 0-9, '.', '_' and '-', and no '.' first, but it is "
+                f"{self.name!r}"
+            )
         for key in ("clients", "rounds", "local_steps"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1, but is {getattr(self, key)}")
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, but is {self.seed}")
+        if not 0 <= self.seed < 1 << 63:
+            raise ValueError(f"seed must be a whole number from 0 to 2^63 - 1, but is {self.seed}")
+        if not self.sizes:
+            raise ValueError("[sizes] must name at least one axis and its units, such as hidden1 = 512, but is empty")
         for axis, units in self.sizes.items():
             if units < 1:
                 raise ValueError(f"sizes.{axis} must be at least 1, but is {units}")
+        for key in ("min_clients", "min_replies"):
+            if getattr(self.round, key) > self.clients:
+                raise ValueError(
+                    f"round.{key} must be at most clients, {self.clients}, but is {getattr(self.round, key)}"
+                )
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
+            raise ValueError(f"device must be auto, cpu, cuda, cuda:1 and so on, or mps, but is {self.device!r}")
 
     def make_rule(self) -> Rule:
         """The rule that `[rule]` describes.
@@ -105,10 +133,14 @@ class Scenario:
         Raises:
             ScenarioError: there is no such rule, or it has no such field.
         """
-        name = self.rule.get("name", "")
-        if name not in RULES:
-            raise ScenarioError(f"[rule] must name a rule, but says '{name}'{nearest(str(name), list(RULES))}")
-        return _make(RULES[name], {key: value for key, value in self.rule.items() if key != "name"}, "rule")
+        own = dict(self.rule)
+        name = own.pop("name", None)
+        if name is None:
+            raise ScenarioError(f"'rule.name' is missing: which rule deals the units out{nearest('', list(RULES))}")
+        if not isinstance(name, str) or name not in RULES:
+            raise ScenarioError(f"'rule.name' must name a rule, but is {name!r}{nearest(str(name), list(RULES))}")
+        rule: Rule = _make(RULES[name], own, "rule", f" of rule '{name}'")
+        return rule
 
     def to_toml(self) -> str:
         """The scenario with every default filled in."""
@@ -127,9 +159,11 @@ def load_scenario(path: Path | str, overrides: Sequence[str] = ()) -> Scenario:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScenarioError(f"scenario '{path}' cannot be read: {error}") from error
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ScenarioError(f"scenario '{path}' cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ScenarioError(f"a scenario is a text file in UTF-8, but '{path}' is not: {error}") from error
     try:
         return parse_scenario(text, overrides)
     except ScenarioError as error:
@@ -140,8 +174,8 @@ def parse_scenario(text: str, overrides: Sequence[str] = ()) -> Scenario:
     """The same from the text of a scenario file."""
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ScenarioError(f"not TOML: {error}") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ScenarioError(f"a scenario is written in TOML, but this is not: {error}") from error
     for override in overrides:
         _override(table, override)
     scenario: Scenario = _make(Scenario, table, "")
@@ -152,7 +186,8 @@ def parse_scenario(text: str, overrides: Sequence[str] = ()) -> Scenario:
 def differences(one: Scenario, other: Scenario) -> list[str]:
     """The keys in which two scenarios differ, as `key: one's value → the other's`."""
     a, b = _flat(asdict(one)), _flat(asdict(other))
-    return [f"{key}: {a.get(key)} → {b.get(key)}" for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)]
+    changed = (key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key))
+    return [f"{key}: {a.get(key, 'not set')} → {b.get(key, 'not set')}" for key in changed]
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -163,31 +198,36 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _override(table: dict[str, Any], override: str) -> None:
-    path, equals, text = override.partition("=")
-    if not equals or not path.strip():
+    path, equals, text = (part.strip() for part in override.partition("="))
+    *parents, last = path.split(".")
+    if not (equals and last and all(parents)):
         raise ScenarioError(f"an override is written key=value, as in training.lr=0.05, but is '{override}'")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text  # an unquoted string, as a shell leaves it
-    *parents, last = path.strip().split(".")
-    for parent in parents:
+    for depth, parent in enumerate(parents, 1):
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
-            raise ScenarioError(f"'{path}' cannot be set: '{parent}' is a value, not a table")
-    table[last] = value
+            raise ScenarioError(f"'{path}' cannot be set: '{'.'.join(parents[:depth])}' is a value, not a table")
+    table[last] = _value(text)
 
 
-def _make(cls: Any, table: Mapping[str, Any], where: str) -> Any:
+def _value(text: str) -> Any:
+    """A TOML value; what is none is an unquoted string, as a shell leaves it."""
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return text
+    return parsed["value"] if len(parsed) == 1 else text
+
+
+def _make(cls: Any, table: Mapping[str, Any], where: str, owner: str = "") -> Any:
     """A dataclass from a table, its keys and types checked."""
     hints, known = get_type_hints(cls), [f.name for f in fields(cls)]
     prefix = f"{where}." if where else ""
     for key in table:
         if key not in known:
-            raise ScenarioError(f"there is no key '{prefix}{key}'{nearest(key, known)}")
+            raise ScenarioError(f"there is no key '{prefix}{key}'{owner}{_meant(prefix, key, known)}")
     for f in fields(cls):
         if f.default is MISSING and f.default_factory is MISSING and f.name not in table:
-            raise ScenarioError(f"'{prefix}{f.name}' is missing: {_meaning(cls, f.name)}")
+            raise ScenarioError(f"'{prefix}{f.name}'{owner} is missing: {_meaning(cls, f.name)}")
     values = {key: _convert(hints[key], value, f"{prefix}{key}") for key, value in table.items()}
     try:
         return cls(**values)
@@ -195,15 +235,32 @@ def _make(cls: Any, table: Mapping[str, Any], where: str) -> Any:
         raise ScenarioError(f"[{where}] {error}" if where else str(error)) from error
 
 
+def _meant(prefix: str, key: str, known: list[str]) -> str:
+    """What an unknown key may have been: the same word in another table, or the nearest in its own."""
+    for elsewhere in _every_key():
+        if elsewhere.rpartition(".")[2] == key and elsewhere != f"{prefix}{key}":
+            return f"; did you mean '{elsewhere}'?"
+    return nearest(key, known) or "; it has no keys"
+
+
+@cache
+def _every_key() -> tuple[str, ...]:
+    hints = get_type_hints(Scenario)
+    keys = [f.name for f in fields(Scenario)]
+    keys += [f"{name}.{f.name}" for name in keys if is_dataclass(kind := hints[name]) for f in fields(kind)]
+    rules: list[Any] = [rule for rule in RULES.values() if is_dataclass(rule)]
+    return (*keys, *(f"rule.{f.name}" for rule in rules for f in fields(rule)))
+
+
 def _convert(kind: Any, value: Any, where: str) -> Any:
     if is_dataclass(kind):
         if not isinstance(value, dict):
-            raise ScenarioError(f"'{where}' must be a table, but is {value!r}")
+            raise ScenarioError(f"'{where}' must be a table, written [{where}], but is {value!r}")
         return _make(kind, value, where)
     if get_origin(kind) is dict:
         item = get_args(kind)[1]
         if not isinstance(value, dict):
-            raise ScenarioError(f"'{where}' must be a table, but is {value!r}")
+            raise ScenarioError(f"'{where}' must be a table, written [{where}], but is {value!r}")
         return {key: value[key] if item is Any else _convert(item, value[key], f"{where}.{key}") for key in value}
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
@@ -218,7 +275,12 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     return value
 
 
-_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+_NAMES = {
+    int: "a whole number",
+    float: "a number with a digit on each side of its point, such as 0.05",
+    str: 'text, written in "quotes"',
+    bool: "true or false",
+}
 
 
 def _meaning(cls: Any, name: str) -> str:
@@ -228,6 +290,11 @@ def _meaning(cls: Any, name: str) -> str:
 
 
 def from_run_config(config: Mapping[str, object], app: Path) -> Scenario:
-    """The scenario that Flower's run configuration names: a path within the app, or the text of a scenario itself."""
-    value = str(config["scenario"])
-    return parse_scenario(value) if "\n" in value else load_scenario(app / value)
+    """The scenario that Flower's run configuration describes.
+
+    Args:
+        config: `scenario` is a path within the app, or the text of a scenario; `set` is overrides, space between them.
+        app: the app's folder.
+    """
+    value, overrides = str(config["scenario"]), shlex.split(str(config.get("set", "")))
+    return parse_scenario(value, overrides) if "\n" in value else load_scenario(app / value, overrides)

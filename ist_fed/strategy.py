@@ -74,7 +74,7 @@ class IndependentSubnetTraining(Strategy):
         self._seed, self._weighting, self._on_round = seed, weighting, on_round
         self._min_nodes, self._min_replies = min_nodes, min_replies
         self._clients: dict[int, Client] = {}
-        self._rounds = 1  # of the whole run, for the learning rate; `start` knows it
+        self._rounds: int | None = None  # of the whole run, for the learning rate; `start` knows it
         self._open: Round | None = None
 
     # --- Flower's interface -------------------------------------------------------------------------------------------
@@ -114,8 +114,7 @@ class IndependentSubnetTraining(Strategy):
         _evaluate(evaluate_fn, first_round - 1, arrays, result)
         for number in range(first_round, num_rounds + 1):
             this, messages = self._orders(number, arrays, train_config or ConfigRecord(), grid, timeout)
-            with this.timed("wait"):
-                report = self._merge(this, self._replies(grid, messages, timeout))
+            report = self._merge(this, self._replies(grid, messages, timeout))
             arrays = report.arrays
             result.train_metrics_clientapp[number] = _metrics(report)
             _evaluate(evaluate_fn, number, arrays, result)
@@ -126,6 +125,11 @@ class IndependentSubnetTraining(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
         """Plan a round and cut a subnet for each node; one packed subnet serves its whole cohort."""
+        if self._rounds is None and self._training.schedule == "cosine":
+            raise RoundError(
+                "the cosine schedule needs the number of rounds, which Flower's hooks do not say; run this strategy's "
+                "own start(), or use the constant schedule"
+            )
         wide = wire.from_record(arrays, self._template)
         self._open, messages = self._orders(server_round, wide, config, grid, timeout=3600)
         return messages
@@ -169,7 +173,7 @@ class IndependentSubnetTraining(Strategy):
             "round": number,
             "seed": self._seed,
             "local_steps": self._local_steps,
-            "lr": learning_rate(self._training, number, self._rounds),
+            "lr": learning_rate(self._training, number, self._rounds or number),
             "training": asdict(self._training),
         }
         messages = []
@@ -200,8 +204,9 @@ class IndependentSubnetTraining(Strategy):
                 time.sleep(pause)
 
     def _merge(self, this: Round, replies: Iterable[Message]) -> RoundReport:
-        for reply in replies:
-            this.take(reply)
+        with this.timed("wait"):
+            for reply in replies:
+                this.take(reply)
         report = this.close(self._min_replies)
         if self._on_round is not None:
             self._on_round(report)
@@ -215,7 +220,7 @@ class IndependentSubnetTraining(Strategy):
         while len(nodes := list(grid.get_node_ids())) < self._min_nodes:
             if time.monotonic() > deadline:
                 raise RoundError(f"{self._min_nodes} clients must be connected, but after {timeout:.0f} s {len(nodes)} are")
-            time.sleep(0.5)
+            time.sleep(min(0.5, max(0.0, deadline - time.monotonic())))
         self._ask([node for node in nodes if node not in self._clients], grid, min(60.0, timeout))
         return sorted((self._clients[node] for node in nodes), key=lambda client: (client.number, client.node))
 

@@ -1,58 +1,69 @@
 """Cut a narrow network out of a wide one, and merge narrow ones back: pure functions on `{name: tensor}`."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from ist_fed.axes import Axes, Dim, describe
+from ist_fed.axes import Axes, Dim, describe, sizes_of
 from ist_fed.errors import AxesError
 
 Units = Mapping[str, Tensor]
-"""Axis → index of the units held, int64, sorted; an axis left out is held whole."""
+"""Axis → numbers of the units held: integers, each once, sorted for speed; an axis left out is held whole."""
+
+Indices = Sequence[Tensor | None]
+"""Per dimension of an array: the positions held, or None for all of them."""
 
 _CHUNK = 1 << 17  # coordinates addressed at once on a CPU, so that their addresses stay in its cache
 
 
+@torch.no_grad()
 def extract(arrays: Mapping[str, Tensor], axes: Axes, units: Units) -> dict[str, Tensor]:
     """Cut the narrow network that `units` make.
 
     Args:
         arrays: the wide network.
         axes: the table from `infer`.
-        units: the units held; an axis left out is held whole.
+        units: the units held; their order is the order in the narrow network.
 
     Returns:
-        The narrow network's arrays, in the order of `arrays`. An array that nothing splits is returned as it is, not
-        copied.
+        The narrow network's arrays, in the order of `arrays`. An array held whole is returned as it is, not copied.
 
     Raises:
-        AxesError: a unit lies outside its axis, or an array is not in the table.
+        AxesError: the arrays do not fit the table, or the units are not units of it.
     """
-    return {name: _read(array, _indices(name, array, axes, units)) for name, array in arrays.items()}
+    sizes = sizes_of(arrays, axes)
+    places = _places(arrays, axes, sizes, _checked(units, sizes))
+    return {name: _read(array, places[name]) for name, array in arrays.items()}
 
 
 class Merge:
     """The wide network as narrow ones come back, in any order.
 
-    A coordinate with one holder takes the value sent, bit for bit; one with several takes their weighted mean, summed
-    in float64 and rounded once, so that the order of arrival does not show in float32; integers and booleans take the
-    maximum of their holders'; one that nobody sent keeps its bits.
+    A coordinate takes the weighted mean of what its holders sent, computed as the first value plus the mean difference
+    from it, in float64, and rounded once. So one holder's value, or one on which all holders agree, is kept bit for
+    bit in every dtype, and the order of arrival does not show but in the last bits of float64. Integers and booleans
+    take their holders' maximum. A coordinate that nobody sent keeps its bits.
 
-    Parts of one subnet are added up at the subnet's own size, so memory stays below that of the wide network in
-    float64 however many come.
+    Parts of one subnet are added up at the subnet's size, and subnets at the wide network's before they hold more than
+    twice its coordinates; so memory is a few times the wide network's however many parts come.
 
     Args:
         arrays: the wide network as it was; it is not changed.
         axes: the table from `infer`.
+
+    Raises:
+        AxesError: the arrays do not fit the table.
     """
 
     def __init__(self, arrays: Mapping[str, Tensor], axes: Axes) -> None:
-        self._arrays, self._axes = arrays, axes
+        self._arrays, self._axes, self._sizes = arrays, axes, sizes_of(arrays, axes)
         self._cohorts: dict[tuple[tuple[str, bytes], ...], _Cohort] = {}
-        self._sums: dict[str, _Sum] = {}
-        self._room = sum(array.numel() for array in arrays.values())
+        self._means: dict[str, _Mean] = {}
+        self._room = self._limit = 2 * sum(array.numel() for array in arrays.values())
 
+    @torch.no_grad()
     def add(self, units: Units, part: Mapping[str, Tensor], weight: float = 1.0) -> None:
         """Take one narrow network back. `part` may be kept until `result`; do not change it.
 
@@ -62,218 +73,224 @@ class Merge:
             weight: its share in the mean where several hold a coordinate; positive.
 
         Raises:
-            AxesError: the arrays are not those of this subnet; nothing was merged.
+            AxesError: the arrays are not those of this subnet, or the weight is not positive; nothing was merged.
         """
         if not 0 < weight < float("inf"):
             raise AxesError(f"a weight must be positive and finite, but is {weight}")
-        key = tuple((axis, torch.as_tensor(units[axis]).cpu().numpy().tobytes()) for axis in sorted(units))
-        if key not in self._cohorts:
-            cohort = _Cohort(units, self._places(units))
-            self._check(cohort, part)
-            self._make_room(sum(array.numel() for array in part.values()))
-            self._cohorts[key] = cohort
+        held = _checked(units, self._sizes)
+        key = tuple((axis, held[axis].numpy().tobytes()) for axis in sorted(held))
+        cohort = self._cohorts.get(key)
+        places = cohort.places if cohort else _places(self._arrays, self._axes, self._sizes, held)
+        part = self._received(part, places)
+        if cohort:
+            cohort.add(part, weight)
         else:
-            self._check(self._cohorts[key], part)
-        self._cohorts[key].add(part, weight)
+            self._make_room(sum(array.numel() for array in part.values()))
+            self._cohorts[key] = _Cohort(held, places, part, weight)
 
+    @torch.no_grad()
     def result(self) -> dict[str, Tensor]:
         """The wide network as it is now; an array that nobody sent is the one given, not a copy."""
-        apart = self._axes_apart()
+        if not self._cohorts:
+            return dict(self._arrays)
+        apart, cohorts = self._axes_apart(), self._cohorts.values()
         merged = {}
         for name, array in self._arrays.items():
-            shared = len(self._cohorts) > 1 and not any(dim.axis in apart for dim in self._axes[name])
-            if name in self._sums or shared:
-                total = self._sums[name].copy() if name in self._sums else _Sum(array)
-                for cohort in self._cohorts.values():
-                    total.add(cohort.places[name], cohort.total(name), cohort.weight)
-                merged[name] = total.over(array)
+            if not self._means and (len(cohorts) == 1 or any(dim.axis in apart for dim in self._axes[name])):
+                merged[name] = array.clone(memory_format=torch.contiguous_format)
+                for cohort in cohorts:
+                    _write(merged[name], cohort.places[name], cohort.mean(name))
             else:
-                merged[name] = _copied(array, [(c.places[name], c.mean(name)) for c in self._cohorts.values()])
+                mean = self._means[name].copy() if self._means else _Mean(array)
+                for cohort in cohorts:
+                    mean.add(cohort, name)
+                merged[name] = mean.over(array)
         return merged
 
-    def _places(self, units: Units) -> dict[str, "Indices"]:
-        return {name: _indices(name, array, self._axes, units) for name, array in self._arrays.items()}
-
-    def _check(self, cohort: "_Cohort", part: Mapping[str, Tensor]) -> None:
+    def _received(self, part: Mapping[str, Tensor], places: Mapping[str, Indices]) -> dict[str, Tensor]:
+        """The part, checked, in the order and on the device of the wide network."""
         if part.keys() != self._arrays.keys():
             raise AxesError(
                 f"a part must have the arrays it was cut with; found on one side only: "
                 f"{sorted(part.keys() ^ self._arrays.keys())}"
             )
         for name, array in self._arrays.items():
-            expected = _shape(array, cohort.places[name])
+            expected = _shape(array, places[name])
             if (tuple(part[name].shape), part[name].dtype) != (expected, array.dtype):
                 raise AxesError(
                     f"array '{name}' [{describe(self._axes[name])}] of this part must be {expected} {array.dtype}, "
                     f"but is {tuple(part[name].shape)} {part[name].dtype}"
                 )
+        return {name: part[name].detach().to(array.device) for name, array in self._arrays.items()}
 
     def _make_room(self, coordinates: int) -> None:
-        """Before more is held than the wide network has, add up what is held at the wide network's size."""
-        self._room -= coordinates
-        if self._room >= 0 or not self._cohorts:
-            return
-        for name, array in self._arrays.items():
-            if name not in self._sums:
-                self._sums[name] = _Sum(array)
-            total = self._sums[name]
+        """Before subnets hold too much, add up those held at the wide network's size."""
+        if self._cohorts and coordinates > self._room:
+            self._means = self._means or {name: _Mean(array) for name, array in self._arrays.items()}
             for cohort in self._cohorts.values():
-                total.add(cohort.places[name], cohort.total(name), cohort.weight)
-        self._cohorts.clear()
-        self._room = sum(array.numel() for array in self._arrays.values()) - coordinates
+                for name, mean in self._means.items():
+                    mean.add(cohort, name)
+            self._cohorts.clear()
+            self._room = self._limit
+        self._room -= coordinates
 
     def _axes_apart(self) -> set[str | None]:
-        """The axes along which no two cohorts share a unit; arrays that one of them splits need no sum."""
+        """The axes along which no two subnets share a unit; they share no coordinate of an array that one splits."""
         apart: set[str | None] = set()
-        for axis in {axis for cohort in self._cohorts.values() for axis in cohort.units}:
-            held = [torch.as_tensor(cohort.units[axis]) for cohort in self._cohorts.values() if axis in cohort.units]
-            if len(held) == len(self._cohorts) and int(torch.cat(held).bincount().max()) <= 1:
+        for axis, size in self._sizes.items():
+            held = torch.cat([cohort.units.get(axis, torch.arange(size)) for cohort in self._cohorts.values()])
+            if len(held) <= size and held.bincount(minlength=1).max() <= 1:
                 apart.add(axis)
         return apart
 
 
 class _Cohort:
-    """The parts of one subnet: the first as it came, from the second on their weighted sum in float64."""
+    """The parts of one subnet: the first, and the weighted sum of the others' differences from it."""
 
-    def __init__(self, units: Units, places: Mapping[str, "Indices"]) -> None:
-        self.units, self.places, self.weight = units, places, 0.0
-        self._only: Mapping[str, Tensor] | None = None
-        self._totals: dict[str, Tensor] = {}
+    def __init__(self, units: Units, places: Mapping[str, Indices], part: Mapping[str, Tensor], weight: float) -> None:
+        self.units, self.places, self.first, self.weight = units, places, dict(part), weight
+        self.apart: dict[str, Tensor] = {}  # empty until a second part comes
 
     def add(self, part: Mapping[str, Tensor], weight: float) -> None:
-        if self.weight == 0:
-            self._only = part
-        else:
-            if self._only is not None:
-                self._totals = {name: self.total(name) for name in part}
-                self._only = None
-            for name, array in part.items():
-                if array.is_floating_point():
-                    self._totals[name].add_(array, alpha=weight)
-                else:
-                    self._totals[name] = torch.maximum(self._totals[name], array)
+        for name, array in part.items():
+            if array.is_floating_point():
+                apart = (array.double() - self.first[name]).mul_(weight)
+                self.apart[name] = self.apart[name].add_(apart) if name in self.apart else apart
+            else:
+                self.first[name] = torch.maximum(self.first[name], array)
         self.weight += weight
 
-    def total(self, name: str) -> Tensor:
-        """The weighted sum; of integers the maximum."""
-        if self._only is None:
-            return self._totals[name]
-        only = self._only[name]
-        return only.double() * self.weight if only.is_floating_point() else only
-
     def mean(self, name: str) -> Tensor:
-        if self._only is not None:
-            return self._only[name]
-        total = self._totals[name]
-        return total / self.weight if total.is_floating_point() else total
+        first = self.first[name]
+        return _mean(first, self.apart[name], self.weight) if name in self.apart else first
 
 
-class _Sum:
-    """Weighted sums at the wide array's own size, for coordinates that different subnets share."""
+class _Mean:
+    """The same at the wide array's size, for coordinates that different subnets share: weights differ between them."""
 
     def __init__(self, array: Tensor) -> None:
-        dtype = torch.float64 if array.is_floating_point() else array.dtype
-        self._total = torch.zeros_like(array, dtype=dtype, memory_format=torch.contiguous_format)
-        self._weight = torch.zeros_like(self._total, dtype=torch.float64)
+        self._first = torch.empty_like(array, memory_format=torch.contiguous_format)
+        self._apart = torch.zeros_like(self._first, dtype=torch.float64)
+        self._weight = torch.zeros_like(self._apart)
 
-    def copy(self) -> "_Sum":
-        new = object.__new__(_Sum)
-        new._total, new._weight = self._total.clone(), self._weight.clone()
+    def copy(self) -> "_Mean":
+        new = object.__new__(_Mean)
+        new._first, new._apart, new._weight = self._first.clone(), self._apart.clone(), self._weight.clone()
         return new
 
-    def add(self, places: "Indices", total: Tensor, weight: float) -> None:
-        held, before = _read(self._weight, places), _read(self._total, places)
-        if total.is_floating_point():
-            _write(self._total, places, before + total)
+    def add(self, cohort: _Cohort, name: str) -> None:
+        places, value = cohort.places[name], cohort.first[name]
+        weight = _read(self._weight, places)
+        first = torch.where(weight > 0, _read(self._first, places), value)
+        if value.is_floating_point():
+            apart = _read(self._apart, places) + (value.double() - first).mul_(cohort.weight)
+            _write(self._apart, places, apart.add_(cohort.apart[name]) if name in cohort.apart else apart)
         else:
-            _write(self._total, places, torch.where(held > 0, torch.maximum(before, total), total))
-        _write(self._weight, places, held + weight)
+            first = torch.maximum(first, value)
+        _write(self._first, places, first)
+        _write(self._weight, places, weight + cohort.weight)
 
     def over(self, array: Tensor) -> Tensor:
         """The mean (or maximum) wherever something was added, `array` elsewhere."""
-        mean = self._total / self._weight if self._total.is_floating_point() else self._total
-        return torch.where(self._weight > 0, mean.to(array.dtype), array)
+        mean = _mean(self._first, self._apart, self._weight) if array.is_floating_point() else self._first
+        return torch.where(self._weight > 0, mean, array)
 
 
-Indices = Sequence[Tensor | None]
-"""Per dimension of an array: the positions held, or None for all of them."""
+def _mean(first: Tensor, apart: Tensor, weight: Tensor | float) -> Tensor:
+    # Adding nothing would still turn -0.0 into 0.0; and infinities that agree differ by nan.
+    kept = (apart == 0) | ~first.isfinite()
+    return torch.where(kept, first, (first + apart / weight).to(first.dtype))
 
 
-def _indices(name: str, array: Tensor, axes: Axes, units: Units) -> Indices:
-    if name not in axes:
-        raise AxesError(f"every array stands in the axes table, but '{name}' does not; infer it from the same factory")
-    dims = axes[name]
-    if len(dims) != array.ndim:
-        raise AxesError(f"'{name}' has {array.ndim} dimensions, but its table says [{describe(dims)}]")
-    return [_positions(dim, length, units, array.device) for dim, length in zip(dims, array.shape, strict=True)]
+def _checked(units: Units, sizes: Mapping[str, int]) -> dict[str, Tensor]:
+    """The units as int64 on the CPU, where plans are made; axes held whole and in order are left out."""
+    held = {}
+    for axis, given in units.items():
+        if axis not in sizes:
+            raise AxesError(f"units are units of an axis, but no array has an axis '{axis}'; known: {sorted(sizes)}")
+        index = torch.as_tensor(given)
+        if index.ndim != 1 or index.dtype == torch.bool or index.is_floating_point():
+            raise AxesError(f"units of '{axis}' must be a list of integers, but are {tuple(index.shape)} {index.dtype}")
+        index = index.to("cpu", torch.int64)
+        rising = index.sort().values
+        if len(rising) and not (rising[0] >= 0 and rising[-1] < sizes[axis]):
+            raise AxesError(
+                f"units of '{axis}' are numbered 0 to {sizes[axis] - 1}, but {int(rising[0])} to {int(rising[-1])} "
+                f"were asked for"
+            )
+        if (rising[1:] == rising[:-1]).any():
+            raise AxesError(f"a subnet holds a unit once, but one of '{axis}' stands in it twice")
+        if len(index) < sizes[axis] or not torch.equal(index, rising):
+            held[axis] = index
+    return held
 
 
-def _positions(dim: Dim, length: int, units: Units, device: torch.device) -> Tensor | None:
-    """Where the units of `dim` stand in a dimension of `length` entries: `outer × units × inner`."""
-    if dim.axis is None or dim.axis not in units:
-        return None
-    index = torch.as_tensor(units[dim.axis]).to(device=device, dtype=torch.int64)
-    whole = length // (dim.outer * dim.inner)
-    if len(index) and not (0 <= int(index.min()) and int(index.max()) < whole):
-        raise AxesError(
-            f"units of '{dim.axis}' are numbered 0 to {whole - 1}, but {int(index.min())}..{int(index.max())} were asked"
-        )
-    if dim.outer == dim.inner == 1:
-        return index
-    outer = torch.arange(dim.outer, device=device) * (whole * dim.inner)
-    inner = torch.arange(dim.inner, device=device)
-    return (outer[:, None, None] + index[None, :, None] * dim.inner + inner).flatten()
+def _places(arrays: Mapping[str, Tensor], axes: Axes, sizes: Mapping[str, int], units: Units) -> dict[str, Indices]:
+    """Where the units stand in each array."""
+    positions: dict[Dim, Tensor] = {}
+    for dim in {dim for name in arrays for dim in axes[name]}:
+        if dim.axis is not None and dim.axis in units:
+            # In row-major order a dimension is outer × units × inner.
+            unit = torch.arange(dim.outer)[:, None] * sizes[dim.axis] + units[dim.axis]
+            positions[dim] = (unit[..., None] * dim.inner + torch.arange(dim.inner)).flatten()
+    return {
+        name: [positions[dim].to(array.device) if dim in positions else None for dim in axes[name]]
+        for name, array in arrays.items()
+    }
 
 
-def _shape(array: Tensor, indices: Indices) -> tuple[int, ...]:
-    return tuple(n if index is None else len(index) for n, index in zip(array.shape, indices, strict=True))
+def _shape(array: Tensor, places: Indices) -> tuple[int, ...]:
+    return tuple(n if index is None else len(index) for n, index in zip(array.shape, places, strict=True))
 
 
-def _copied(array: Tensor, parts: Sequence[tuple[Indices, Tensor]]) -> Tensor:
-    if not parts:
-        return array
-    out = array.clone(memory_format=torch.contiguous_format)
-    for places, part in parts:
-        _write(out, places, part.to(device=array.device, dtype=array.dtype))
-    return out
-
-
-def _read(array: Tensor, indices: Indices) -> Tensor:
-    split = [(at, index) for at, index in enumerate(indices) if index is not None]
+def _read(array: Tensor, places: Indices) -> Tensor:
+    split = [(at, index) for at, index in enumerate(places) if index is not None]
     if not split:
         return array
     if len(split) == 1:
         return array.index_select(*split[0])
-    flat = array.reshape(-1)
-    out = array.new_empty(_shape(array, indices))
-    rows = out.view(len(out), -1)
-    for chunk, addresses in _addresses(array.shape, indices, array.device):
-        torch.index_select(flat, 0, addresses.view(-1), out=rows[chunk].view(-1))
+    out = array.new_empty(_shape(array, places))
+    wide, narrow = _blocks(array, places), _blocks(out, places)
+    for part, addresses in _addresses(array, places):
+        torch.index_select(wide, 0, addresses, out=narrow[part])
     return out
 
 
-def _write(target: Tensor, indices: Indices, part: Tensor) -> None:
-    split = [(at, index) for at, index in enumerate(indices) if index is not None]
+def _write(target: Tensor, places: Indices, value: Tensor) -> None:
+    split = [(at, index) for at, index in enumerate(places) if index is not None]
     if not split:
-        target.copy_(part)
+        target.copy_(value)
     elif len(split) == 1:
-        target.index_copy_(*split[0], part)
+        target.index_copy_(*split[0], value)
     else:
-        flat, rows = target.view(-1), part.reshape(len(part), -1)
-        for chunk, addresses in _addresses(target.shape, indices, target.device):
-            flat.scatter_(0, addresses.view(-1), rows[chunk].reshape(-1))
+        wide, narrow = _blocks(target, places), _blocks(value, places)
+        for part, addresses in _addresses(target, places):
+            wide.index_copy_(0, addresses, narrow[part])
 
 
-def _addresses(shape: Sequence[int], indices: Indices, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
-    """Flat addresses of the coordinates held, some rows of the narrow array at a time."""
-    places = [torch.arange(n, device=device) if i is None else i for n, i in zip(shape, indices, strict=True)]
+def _split_dims(places: Indices) -> int:
+    """Dimensions up to the last one that is split; the entries after it stand side by side, and move as one block."""
+    return max(at for at, index in enumerate(places) if index is not None) + 1
+
+
+def _blocks(array: Tensor, places: Indices) -> Tensor:
+    """The array as a list of blocks; a list of numbers where a block is one."""
+    block = math.prod(array.shape[_split_dims(places) :])
+    return array.reshape(array.numel() // max(1, block), block).squeeze(1)
+
+
+def _addresses(array: Tensor, places: Indices) -> Iterator[tuple[slice, Tensor]]:
+    """Which blocks of the narrow array stand at which blocks of the wide one, some rows of the narrow one at a time."""
+    shape, device = array.shape[: _split_dims(places)], array.device
+    rows, *rest = [torch.arange(n, device=device) if i is None else i for n, i in zip(shape, places, strict=False)]
     row = torch.zeros(1, dtype=torch.int64, device=device)
     stride = 1
-    for length, index in zip(reversed(shape[1:]), reversed(places[1:]), strict=True):
+    for length, index in zip(reversed(shape[1:]), reversed(rest), strict=True):
         row = (index[:, None] * stride + row).flatten()
         stride *= length
-    step = max(1, _CHUNK // max(1, len(row))) if device.type == "cpu" else max(1, len(places[0]))
-    buffer = torch.empty((min(step, len(places[0])), len(row)), dtype=torch.int64, device=device)
-    for start in range(0, len(places[0]), step):
-        first = places[0][start : start + step, None] * stride
-        yield slice(start, start + len(first)), torch.add(first, row, out=buffer[: len(first)])
+    step = max(1, _CHUNK // max(1, len(row))) if device.type == "cpu" else max(1, len(rows))
+    buffer = torch.empty((min(step, len(rows)), len(row)), dtype=torch.int64, device=device)
+    for start in range(0, len(rows), step):
+        first = rows[start : start + step, None] * stride
+        addresses = torch.add(first, row, out=buffer[: len(first)]).view(-1)
+        yield slice(start * len(row), start * len(row) + len(addresses)), addresses

@@ -1,4 +1,4 @@
-"""The law that makes units interchangeable: permuting the units of an axis leaves the network's function unchanged."""
+"""Check a table by the one law that says what a unit is."""
 
 from collections.abc import Callable, Mapping
 
@@ -37,9 +37,13 @@ def check_symmetry(
         AxesError: an axis breaks the law; the message names it and the arrays it stands in.
     """
     draw = torch.Generator().manual_seed(seed)
-    module = build(**sizes).double().eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = build(**sizes).double().eval()
     arrays = {
-        name: array + 0.1 * torch.rand(array.shape, generator=draw, dtype=array.dtype) if array.is_floating_point() else array
+        name: array + 0.1 * torch.rand(array.shape, generator=draw, dtype=array.dtype)
+        if array.is_floating_point()
+        else array.clone()
         for name, array in arrays_of(module).items()
     }
 
@@ -55,11 +59,12 @@ def check_symmetry(
         if torch.equal(order, torch.arange(units)):  # likely only for two or three units
             order = order.flip(0)
         error = float((value(extract(arrays, axes, {axis: order})) - reference).abs().max()) / scale
-        if not error <= tolerance:
-            where = ", ".join(f"{n} [{describe(d)}]" for n, d in axes.items() if any(dim.axis == axis for dim in d))
+        if not error <= tolerance:  # nan breaks the law too
+            where = {name: describe(dims) for name, dims in axes.items() if any(dim.axis == axis for dim in dims)}
             raise AxesError(
                 f"units of an axis must be interchangeable, but permuting '{axis}' changes the network's output by "
-                f"{error:.1e} (relative). Its arrays: {where}. If one of them is laid out otherwise (fused qkv, "
-                f"gates), declare it, as in {{'{next(iter(axes))}': '(3 {axis} 64) .'}}; if units have an order "
-                f"(position embeddings, concatenation), do not split this axis"
+                f"{error:.1e} (relative). Its arrays: {', '.join(f'{n} [{d}]' for n, d in where.items())}. If one is "
+                f"laid out otherwise (fused qkv, gates), declare it: {{'{next(iter(where))}': '(3 {axis} 64) .'}} means "
+                f"3 blocks in which each unit owns 64 entries; if units have an order (position embeddings, "
+                f"concatenation), do not split this axis"
             )

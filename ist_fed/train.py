@@ -3,17 +3,16 @@
 from collections.abc import Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import ceil, cos, pi
+from math import ceil, cos, isfinite, pi
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import swa_utils
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from ist_fed.arrays import Arrays, arrays_of, load_arrays
-from ist_fed.errors import TrainingError
+from ist_fed.errors import TaskError, TrainingError
 from ist_fed.tasks.task import Batch, Task
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -48,17 +47,21 @@ class Training:
     warmup: int = 0
 
     def __post_init__(self) -> None:
+        """Refuse a value out of its range."""
         if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer must be one of {sorted(OPTIMIZERS)}, but is '{self.optimizer}'")
+            raise ValueError(f"optimizer must be one of {', '.join(sorted(OPTIMIZERS))}, but is {self.optimizer!r}")
         if self.schedule not in ("constant", "cosine"):
-            raise ValueError(f"schedule must be 'constant' or 'cosine', but is '{self.schedule}'")
-        if not (self.lr > 0 and 0 <= self.momentum < 1 and self.batch_size >= 1):
-            raise ValueError(
-                f"lr must be positive, momentum in [0, 1) and batch_size at least 1, but they are "
-                f"{self.lr}, {self.momentum} and {self.batch_size}"
-            )
-        if min(self.weight_decay, self.clip_norm, self.warmup) < 0:
-            raise ValueError("weight_decay, clip_norm and warmup must not be negative")
+            raise ValueError(f"schedule must be constant or cosine, but is {self.schedule!r}")
+        for key, least in (("batch_size", 1), ("warmup", 0)):
+            if type(value := getattr(self, key)) is not int or value < least:
+                raise ValueError(f"{key} must be a whole number, at least {least}, but is {value!r}")
+        for key in ("lr", "momentum", "weight_decay", "clip_norm"):
+            if type(value := getattr(self, key)) not in (int, float) or not (isfinite(value) and value >= 0):
+                raise ValueError(f"{key} must be a finite number, not negative, but is {value!r}")
+        if self.lr == 0:
+            raise ValueError("lr must be positive, but is 0")
+        if self.momentum >= 1:
+            raise ValueError(f"momentum must be less than 1, but is {self.momentum}")
 
 
 def learning_rate(training: Training, round: int, rounds: int) -> float:
@@ -99,26 +102,38 @@ def train(
     device = device_of(model)
     optimizer = _optimizer(model, training, lr)
     order = batches(length(data), training.batch_size, rng)
-    losses = torch.zeros(steps, device=device)
+    losses: list[Tensor] = []  # on the device, so that it need not wait for each
     model.train()
     with _own_randomness(device, rng):
-        for step in range(steps):
+        for _ in range(steps):
             optimizer.zero_grad()
-            loss = task.loss(model, fetch(data, next(order), device))
+            loss = _loss(model, task, fetch(data, next(order), device))
             loss.backward()  # type: ignore[no-untyped-call]
             if training.clip_norm:
                 nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
             optimizer.step()
-            losses[step] = loss.detach()
-    _check_finite(model, losses)
-    return float(losses.mean())
+            losses.append(loss.detach())
+    return _finite_mean(model, torch.stack(losses).double())
+
+
+def _loss(model: nn.Module, task: Task, batch: Batch) -> Tensor:
+    try:
+        return task.loss(model, batch)
+    except ValueError as error:
+        if len(batch[0]) == 1 and has_batch_norm(model):
+            raise TrainingError(
+                "BatchNorm needs at least two examples in a batch, but there is one; give the client more examples, "
+                "raise batch_size, or use LayerNorm"
+            ) from error
+        raise
 
 
 @contextmanager
 def _own_randomness(device: torch.device, rng: np.random.Generator) -> Iterator[None]:
     """Dropout and the like draw from the client's stream, and the process's own generator is left as it was."""
+    (own,) = rng.spawn(1)  # which leaves the order of the examples as it would be without
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(int(rng.integers(1 << 62)))
+        torch.manual_seed(int(own.integers(1 << 62)))
         yield
 
 
@@ -129,24 +144,34 @@ def _optimizer(model: nn.Module, training: Training, lr: float) -> torch.optim.O
     return OPTIMIZERS[training.optimizer](model.parameters(), **options)
 
 
-def _check_finite(model: nn.Module, losses: Tensor) -> None:
+def _finite_mean(model: nn.Module, losses: Tensor) -> float:
+    """The mean of the losses, once they and the weights they led to are known to be finite."""
     bad = (~losses.isfinite()).nonzero()
     if len(bad):
+        step = int(bad[0])
         raise TrainingError(
-            f"the loss must stay finite, but is {float(losses[bad[0]])} at local step {int(bad[0]) + 1} of "
-            f"{len(losses)}; look for NaN in the data, or lower the learning rate"
+            f"the loss must stay finite, but is {float(losses[step])} at local step {step + 1} of {len(losses)}; "
+            f"look for NaN in the data, or lower the learning rate"
         )
     for name, array in arrays_of(model).items():
         if not array.isfinite().all():
             raise TrainingError(
-                f"weights must stay finite, but '{name}' is not after {len(losses)} local steps; lower the learning rate"
+                f"weights must stay finite, but '{name}' is not after {len(losses)} local steps; look for NaN in the "
+                f"data, or lower the learning rate"
             )
+    return float(losses.mean())
 
 
 def batches(examples: int, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Indices of one batch after another, without end: shuffled epochs whose incomplete last batch is left out."""
+    """Indices of one batch after another, without end: shuffled epochs whose incomplete last batch is left out.
+
+    Raises:
+        TrainingError: there is no example.
+    """
     if examples == 0:
-        raise TrainingError("a client needs at least one example to train on, but its share is empty")
+        raise TrainingError(
+            "a client needs at least one example to train on, but its share is empty; give it data or leave it out"
+        )
     size = min(size, examples)
     while True:
         order = rng.permutation(examples)
@@ -156,7 +181,7 @@ def batches(examples: int, size: int, rng: np.random.Generator) -> Iterator[np.n
 
 def fetch(data: Dataset[Batch], index: np.ndarray, device: torch.device) -> Batch:
     """The examples at `index` as one batch on `device`."""
-    if isinstance(data, TensorDataset):  # one gather for each tensor, where a DataLoader would take them one by one
+    if type(data) is TensorDataset:  # one gather for each tensor, where a DataLoader would take them one by one
         batch = data[torch.from_numpy(index)]
     else:
         batch = default_collate([data[i] for i in index.tolist()])
@@ -164,8 +189,18 @@ def fetch(data: Dataset[Batch], index: np.ndarray, device: torch.device) -> Batc
 
 
 def length(data: Dataset[Batch]) -> int:
-    """How many examples a map-style dataset has."""
-    return len(cast(Sized, data))
+    """How many examples a map-style dataset has.
+
+    Raises:
+        TaskError: it does not say.
+    """
+    try:
+        return len(cast(Sized, data))
+    except (TypeError, NotImplementedError) as error:
+        raise TaskError(
+            f"a task's data must be map-style datasets, with a length, but {type(data).__name__} has none; read an "
+            f"iterable one into a list or a TensorDataset"
+        ) from error
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -179,58 +214,100 @@ def evaluate(model: nn.Module, task: Task, data: Dataset[Batch], batch_size: int
 
     Returns:
         `{"loss": …, task.metric: …}`.
+
+    Raises:
+        TrainingError: there is no example.
     """
+    examples = length(data)
+    if examples == 0:
+        raise TrainingError("an evaluation needs at least one example, but the test data are empty")
     device = device_of(model)
     model.eval()
     loss = score = 0.0
-    for index in _in_order(length(data), batch_size):
+    for index in _in_order(examples, batch_size):
         batch = fetch(data, index, device)
         loss += float(task.loss(model, batch)) * len(index)
         score += float(task.score(model, batch)) * len(index)
-    examples = max(1, length(data))
     return {"loss": loss / examples, task.metric: score / examples}
 
 
+@torch.no_grad()
 def recalibrate(model: nn.Module, data: Dataset[Batch], batch_size: int = 1024) -> None:
     """Estimate the BatchNorm statistics of an assembled network afresh, in place, in one pass over `data`.
 
-    A subnet's statistics are those of a narrower network, so no merge of them is right. A model without BatchNorm is
-    left as it is.
+    A subnet's statistics are those of a narrower network, so no merge of them is right. All else is in evaluation
+    mode meanwhile: dropout draws nothing. A model without BatchNorm is left as it is.
 
     Args:
-        model: the assembled network; it is called on the first element of each batch.
+        model: the assembled network, called on the first element of each batch; left in evaluation mode.
         data: examples like the clients', held by the server.
-        batch_size: larger is closer to the statistics of the whole.
+        batch_size: the statistics are exact for the first layer if all of `data` is one batch, and the mean over
+            batches otherwise.
+
+    Raises:
+        TrainingError: there are fewer than two examples.
     """
-    device = device_of(model)
-    loader = (fetch(data, index, device) for index in _in_order(length(data), batch_size))
-    swa_utils.update_bn(loader, model, device=device)
+    model.eval()
+    norms = _norms(model)
+    if not norms:
+        return
+    if length(data) < 2:
+        raise TrainingError(f"BatchNorm statistics need at least two examples, but there are {length(data)}")
+    device, momenta = device_of(model), [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches, where a number would forget the first
+        norm.train()
+    for index in _in_order(length(data), max(2, batch_size)):
+        model(fetch(data, index, device)[0])
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+def _norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """The modules that keep running statistics of their batches."""
+    found = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
+    return [norm for norm in found if norm.track_running_stats]
 
 
 def has_batch_norm(model: nn.Module) -> bool:
     """Whether the network has statistics to recalibrate."""
-    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    return bool(_norms(model))
+
+
+def network(task: Task, sizes: Mapping[str, int], arrays: Arrays, device: torch.device) -> nn.Module:
+    """The task's network at these sizes, holding `arrays`; its first weights do not disturb the process's generator.
+
+    Raises:
+        AxesError: the arrays are not those of this network.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # so that a buffer which is drawn but does not travel is the same everywhere
+        model = task.build(**sizes)
+    load_arrays(model, arrays)
+    return model.to(device)
 
 
 def served(task: Task, sizes: Mapping[str, int], arrays: Arrays, device: torch.device) -> nn.Module:
-    """The assembled network, recalibrated: what is evaluated, saved and served.
+    """The assembled network, recalibrated and in evaluation mode: what is evaluated, saved and served.
 
     Raises:
         TrainingError: the model has BatchNorm, and the task holds no calibration data.
     """
-    model = task.build(**sizes).to(device)
-    load_arrays(model, arrays)
+    model = network(task, sizes, arrays, device)
     if has_batch_norm(model):
         data = task.calibration_data()
-        if data is None or length(data) == 0:
+        if data is None or length(data) < 2:
             raise TrainingError(
-                "a BatchNorm model needs calibration data to be evaluated after a merge, but the task's "
-                "calibration_data() gives none; return some, or use LayerNorm"
+                f"a BatchNorm model needs at least two calibration examples to be evaluated after a merge, but the "
+                f"task's calibration_data() gives {'none' if data is None else length(data)}; return some, or use "
+                f"LayerNorm"
             )
         recalibrate(model, data)
-    return model
+    return model.eval()
 
 
 def _in_order(examples: int, size: int) -> Iterator[np.ndarray]:
     # Parts of equal length: BatchNorm cannot take a last batch of one.
-    return iter(np.array_split(np.arange(examples), max(1, ceil(examples / size))))
+    return iter(np.array_split(np.arange(examples), ceil(examples / size)))

@@ -5,16 +5,14 @@ beside it as text, and the server never reads that text from a reply: it compare
 """
 
 import hashlib
-import io
 import json
 import secrets
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
-from typing import Any
+from math import isfinite, prod
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from torch import Tensor
@@ -22,8 +20,11 @@ from torch import Tensor
 from ist_fed.arrays import Arrays
 from ist_fed.errors import WireError
 
+Kind = TypeVar("Kind", ArrayRecord, ConfigRecord, MetricRecord)
+
 _SUBNET, _FLAT, _ORDER, _REPLY, _METRICS, _NODE = "subnet", "flat", "order", "reply", "metrics", "node"
-_ERROR_CHARACTERS = 2000  # longest reason taken over from a client
+_ERROR_CHARACTERS = 2000  # longest reason that a client sends
+_SHOWN_CHARACTERS = 500  # of it, in a message of the server
 
 
 # --- Flat arrays -----------------------------------------------------------------------------------------------------
@@ -64,7 +65,17 @@ class Parcel:
 
 
 def pack(arrays: Arrays) -> Parcel:
-    """Lay arrays out as one flat array; wider dtypes first, so that every array is aligned without padding."""
+    """Lay arrays out as one flat array; wider dtypes first, so that every array is aligned without padding.
+
+    Raises:
+        WireError: an array has a dtype that cannot travel.
+    """
+    for name, tensor in arrays.items():
+        if _dtype_name(tensor.dtype) not in _DTYPES:
+            raise WireError(
+                f"an array travels as one of {', '.join(_DTYPES)}, but '{name}' is {_dtype_name(tensor.dtype)}; "
+                f"convert it in the factory, or make it a non-persistent buffer"
+            )
     named = sorted(arrays.items(), key=lambda item: -item[1].element_size())
     layout = json.dumps([[name, _dtype_name(array.dtype), list(array.shape)] for name, array in named])
     pieces = [_bytes_of(array) for _, array in named]
@@ -84,31 +95,48 @@ def unpack(layout: str, array: Array) -> dict[str, Tensor]:
     arrays, start = {}, 0
     for name, dtype, shape in entries:
         end = start + dtype.itemsize * prod(shape)
+        if start % dtype.itemsize:
+            raise WireError(f"a layout puts wider dtypes first, but '{_short(name, 80)}' comes after a narrower one")
         arrays[name] = flat[start:end].view(dtype).view(shape)
         start = end
     return arrays
 
 
 def _read_layout(layout: str) -> list[tuple[str, torch.dtype, list[int]]]:
+    """The entries of a layout: every name once, every shape one that a tensor can have."""
     try:
-        entries = [(name, _DTYPES[dtype], shape) for name, dtype, shape in json.loads(layout)]
-        sound = all(
-            isinstance(name, str) and all(type(n) is int and n >= 0 for n in shape) for name, _, shape in entries
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise WireError(f"a layout is a JSON list of [name, dtype, shape]; this one cannot be read: {error}") from error
-    if not sound:
-        raise WireError("a layout holds names and lengths that are not negative, but this one holds something else")
-    return entries
+        entries = [(name, dtype, shape) for name, dtype, shape in json.loads(layout)]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise WireError(
+            f"a layout is a JSON list of [name, dtype, shape], but this one cannot be read: {_short(str(error))}"
+        ) from error
+    for name, dtype, shape in entries:
+        if not (isinstance(name, str) and isinstance(dtype, str) and dtype in _DTYPES and _is_shape(shape)):
+            raise WireError(
+                f"a layout gives each array one of the types {', '.join(_DTYPES)} and a list of lengths, but this one "
+                f"does not for {_short(name, 80)}"
+            )
+    if len({name for name, _, _ in entries}) < len(entries):
+        raise WireError("a layout names every array once, but this one names one twice")
+    return [(name, _DTYPES[dtype], shape) for name, dtype, shape in entries]
+
+
+def _is_shape(shape: object) -> bool:
+    if not isinstance(shape, list) or len(shape) > 64:
+        return False
+    # The product with zeros left out must fit as well, for torch multiplies lengths to strides.
+    lengths = all(type(length) is int and 0 <= length < 1 << 63 for length in shape)
+    return lengths and prod(max(1, length) for length in shape) < 1 << 60
 
 
 def _payload(array: Array, expected: int) -> Tensor:
     """The bytes behind NumPy's header, as a tensor that shares memory with `array`."""
     header = _header(expected)
-    if len(array.data) != len(header) + expected or not array.data.startswith(header):
+    declared = (array.dtype, array.shape, array.stype) == ("uint8", (expected,), "numpy.ndarray")
+    if not declared or len(array.data) != len(header) + expected or not array.data.startswith(header):
         raise WireError(
-            f"a subnet must come as {expected} bytes of type uint8, but {len(array.data)} bytes came, which say they "
-            f"are {array.dtype} {tuple(array.shape)}"
+            f"a subnet must come as {expected} bytes of type uint8 behind NumPy's header of {len(header)}, but "
+            f"{len(array.data)} bytes came, declared as {_short(array.dtype, 40)} {_short(str(array.shape[:4]), 80)}"
         )
     if expected == 0:
         return torch.empty(0, dtype=torch.uint8)
@@ -117,10 +145,12 @@ def _payload(array: Array, expected: int) -> Tensor:
 
 
 def _header(length: int) -> bytes:
-    """NumPy's own header for `length` bytes, so that Flower's mods can read the array too."""
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": (length,)})
-    return buffer.getvalue()
+    """What `numpy.save` writes before `length` bytes, so that Flower's mods can read the array too.
+
+    It is written out here, for server and clients need not have the same NumPy.
+    """
+    about = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({length},), }}"
+    return b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + about.ljust(117).encode() + b"\n"
 
 
 def _digest(array: Array, size: int) -> str:
@@ -128,7 +158,9 @@ def _digest(array: Array, size: int) -> str:
 
 
 def _bytes_of(array: Tensor) -> memoryview:
-    return memoryview(array.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    if array.numel() == 0:
+        return memoryview(b"")  # an empty array may have strides that cannot be viewed as bytes
+    return array.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _dtype_name(dtype: torch.dtype) -> str:
@@ -149,10 +181,12 @@ _DTYPES = {
 
 def to_record(arrays: Arrays) -> ArrayRecord:
     """The wide network as an `ArrayRecord`; bfloat16, which NumPy lacks, as its bits in int16."""
-    return ArrayRecord({
-        name: Array((array.view(torch.int16) if array.dtype == torch.bfloat16 else array).detach().cpu().numpy())
-        for name, array in arrays.items()
-    })
+    return ArrayRecord(
+        {
+            name: Array((array.view(torch.int16) if array.dtype == torch.bfloat16 else array).detach().cpu().numpy())
+            for name, array in arrays.items()
+        }
+    )
 
 
 def from_record(record: ArrayRecord, like: Arrays) -> dict[str, Tensor]:
@@ -166,7 +200,9 @@ def from_record(record: ArrayRecord, like: Arrays) -> dict[str, Tensor]:
     arrays = {}
     for name, template in like.items():
         if name not in record:
-            raise WireError(f"the initial arrays must be this model's state, but lack '{name}'; they have {list(record)}")
+            raise WireError(
+                f"the initial arrays must be this model's state, but lack '{name}'; they have {list(record)}"
+            )
         array = torch.from_numpy(record[name].numpy().copy())
         if template.dtype == torch.bfloat16 and array.dtype == torch.int16:
             array = array.view(torch.bfloat16)
@@ -225,7 +261,7 @@ def order_message(node: int, parcel: Parcel, order: Mapping[str, Any], extra: Co
         ttl: seconds until the order lapses.
     """
     config = {key: json.dumps(value) if isinstance(value, dict) else value for key, value in order.items()}
-    records = {
+    records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
         _SUBNET: ArrayRecord({_FLAT: parcel.array}),
         _ORDER: ConfigRecord({**config, "layout": parcel.layout}),
         "config": extra,
@@ -240,20 +276,40 @@ def open_order(message: Message) -> Order:
         WireError: it was not sent by this version of ist_fed.
     """
     try:
-        config = dict(message.content.config_records[_ORDER])
+        config: dict[str, Any] = dict(_record(message.content, _ORDER, ConfigRecord))
         layout = str(config.pop("layout"))
-        array = message.content.array_records[_SUBNET][_FLAT]
+        array = _record(message.content, _SUBNET, ArrayRecord)[_FLAT]
         sizes, training = json.loads(str(config.pop("sizes"))), json.loads(str(config.pop("training")))
         arrays = unpack(layout, array)
         size = sum(tensor.nbytes for tensor in arrays.values())
-        return Order(sizes=sizes, training=training, arrays=arrays, digest=_digest(array, size), **config)  # type: ignore[arg-type]
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, WireError):
-            raise
+        order = Order(sizes=sizes, training=training, arrays=arrays, digest=_digest(array, size), **config)
+    except WireError:
+        raise
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise WireError(
-            f"an order must hold a subnet and its round; this one cannot be read ({type(error).__name__}: {error}). "
-            f"Do server and client run the same version of ist_fed?"
+            f"an order must hold a subnet and its round, but this one cannot be read ({type(error).__name__}: "
+            f"{_short(str(error))}); server and client must run the same version of ist_fed"
         ) from error
+    _check_order(order)
+    return order
+
+
+def _check_order(order: Order) -> None:
+    sound = {
+        "round": type(order.round) is int and order.round >= 1,
+        "nonce": isinstance(order.nonce, str),
+        "seed": type(order.seed) is int and order.seed >= 0,
+        "sizes": isinstance(order.sizes, dict) and all(type(n) is int and n >= 1 for n in order.sizes.values()),
+        "local_steps": type(order.local_steps) is int and order.local_steps >= 1,
+        "lr": type(order.lr) is float and isfinite(order.lr) and order.lr >= 0,
+        "training": isinstance(order.training, dict),
+    }
+    for key, fits in sound.items():
+        if not fits:
+            raise WireError(
+                f"an order's {key} makes no sense: {_short(getattr(order, key), 80)}; server and client must run the "
+                f"same version of ist_fed"
+            )
 
 
 # --- Replies: client to server ---------------------------------------------------------------------------------------
@@ -279,10 +335,11 @@ class Reply:
 def reply_message(order: Order, arrays: Arrays, *, loss: float, seconds: float, reply_to: Message) -> Message:
     """The message that brings a trained subnet back."""
     parcel = pack(arrays)
-    echo = {"round": order.round, "nonce": order.nonce, "digest": order.digest, "layout": parcel.layout}
-    records = {
+    records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
         _SUBNET: ArrayRecord({_FLAT: parcel.array}),
-        _REPLY: ConfigRecord(echo),
+        _REPLY: ConfigRecord(
+            {"round": order.round, "nonce": order.nonce, "digest": order.digest, "layout": parcel.layout}
+        ),
         _METRICS: MetricRecord({"loss": loss, "seconds": seconds}),
     }
     return Message(RecordDict(records), reply_to=reply_to)
@@ -299,33 +356,66 @@ def open_reply(message: Message, *, round: int, nonce: str, label: Label) -> Rep
     Raises:
         WireError: the client failed, or the reply is not the one that was asked for.
     """
-    if message.has_error():
-        raise WireError(f"the client failed: {_short(message.error.reason) or f'code {message.error.code}'}")
-    echo = message.content.config_records.get(_REPLY, ConfigRecord())
+    content = _content(message)
+    echo = _record(content, _REPLY, ConfigRecord)
     if "error" in echo:
-        raise WireError(f"the client did not train: {_short(str(echo['error']))}")
-    expected = {"round": round, "nonce": nonce, "digest": label.digest, "layout": label.layout}
-    for key, value in expected.items():
-        if echo.get(key) != value:
-            raise WireError(f"a reply must echo its {key}, {_short(str(value), 80)}, but says {_short(str(echo.get(key)), 80)}")
-    arrays = _checked_arrays(message, label)
-    metrics = message.content.metric_records.get(_METRICS, MetricRecord())
-    loss, seconds = (_number(metrics.get(key)) for key in ("loss", "seconds"))
-    return Reply(arrays=arrays, size=label.size, loss=loss, seconds=seconds)
+        raise WireError(f"the client did not train: {_short(echo['error']) or 'it gave no reason'}")
+    _check_echo(echo, round, nonce, label)
+    arrays = _checked_arrays(content, label)
+    metrics = _record(content, _METRICS, MetricRecord)
+    loss, seconds = _number(metrics.get("loss")), _number(metrics.get("seconds"))
+    return Reply(arrays=arrays, size=label.size, loss=loss, seconds=seconds if seconds >= 0 else float("nan"))
 
 
-def _checked_arrays(message: Message, label: Label) -> dict[str, Tensor]:
-    record = message.content.array_records.get(_SUBNET, ArrayRecord())
-    if list(record) != [_FLAT] or len(message.content.array_records) != 1:
+def _content(message: Message) -> RecordDict:
+    """The records of a client's message.
+
+    Raises:
+        WireError: it holds none; if Flower says why, so does the message.
+    """
+    if message.has_error():
+        raise WireError(f"the client failed: {_short(message.error.reason or f'code {message.error.code}')}")
+    if not message.has_content():
+        raise WireError("a client's message must hold records, but is empty")
+    return message.content
+
+
+def _record(content: RecordDict, key: str, kind: type[Kind]) -> Kind:
+    """The record of this name and kind, or an empty one.
+
+    Flower's own `content.config_records` makes a cycle of references, which would keep the arrays beside it in memory
+    until Python's collector comes round.
+    """
+    record = content.get(key)
+    return record if isinstance(record, kind) else kind()
+
+
+def _check_echo(echo: ConfigRecord, round: int, nonce: str, label: Label) -> None:
+    """A reply names the order that it answers, so that an old one, or another's, is never merged."""
+    for key, expected in (("round", round), ("nonce", nonce), ("digest", label.digest)):
+        if type(echo.get(key)) is not type(expected) or echo[key] != expected:
+            raise WireError(
+                f"a reply must echo the {key} of its order, {_short(expected, 80)}, but says "
+                f"{_short(echo.get(key), 80)}; it answers another order"
+            )
+    if echo.get("layout") != label.layout:
+        raise WireError(
+            f"a reply must hold the arrays that were sent, in the same layout, but says it holds "
+            f"{_short(echo.get('layout'), 200)}; server and client must run the same version of ist_fed"
+        )
+
+
+def _checked_arrays(content: RecordDict, label: Label) -> dict[str, Tensor]:
+    record = _record(content, _SUBNET, ArrayRecord)
+    if list(record) != [_FLAT] or sum(isinstance(other, ArrayRecord) for other in content.values()) != 1:
         raise WireError("a reply must hold one flat array and no other")
     arrays = unpack(label.layout, record[_FLAT])
     for name, array in arrays.items():
         if array.dtype == torch.bool:
-            sound = bool((array.view(torch.uint8) <= 1).all())
-        else:
-            sound = bool(array.isfinite().all())
-        if not sound:
-            raise WireError(f"every value of a reply must be finite, but '{name}' holds one that is not")
+            if not bool((array.view(torch.uint8) <= 1).all()):
+                raise WireError(f"every bit of a reply must be 0 or 1, but '{name}' holds another byte")
+        elif not bool(array.isfinite().all()):
+            raise WireError(f"every value of a reply must be finite, but '{name}' holds NaN or infinity")
     return arrays
 
 
@@ -333,9 +423,15 @@ def _number(value: object) -> float:
     return float(value) if isinstance(value, (int, float)) and abs(value) < 1e30 else float("nan")
 
 
-def _short(text: str | None, length: int = 500) -> str:
-    """One printable line of a text that a client sent."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text or "").split())
+def _short(value: object, length: int = _SHOWN_CHARACTERS) -> str:
+    """One printable line of whatever the other side sent; not much more of it is read than is shown."""
+    if isinstance(value, str):
+        text = value[: 4 * length]
+    elif value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 64):
+        text = str(value)
+    else:
+        text = f"a {type(value).__name__}"
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= length else line[:length] + " …"
 
 
@@ -374,12 +470,16 @@ def open_profile(message: Message) -> Profile:
     Raises:
         WireError: the node failed or answered something else.
     """
-    if message.has_error():
-        raise WireError(f"the client failed: {_short(message.error.reason) or f'code {message.error.code}'}")
-    record = message.content.config_records.get(_NODE, ConfigRecord())
+    record = _record(_content(message), _NODE, ConfigRecord)
     client, examples, capacity = (record.get(key) for key in ("client", "examples", "capacity"))
-    if not (type(client) is int and type(examples) is int and isinstance(capacity, float)):
-        raise WireError("a client must say its number, its examples and its capacity")
-    if not (client >= 0 and 0 <= examples < 1 << 53 and 0 < capacity < float("inf")):
-        raise WireError(f"a client's numbers make no sense: client {client}, {examples} examples, capacity {capacity}")
+    if not (type(client) is int and type(examples) is int and type(capacity) is float):
+        raise WireError(
+            "a client must say its number, its examples and its capacity, but this one does not; server and client "
+            "must run the same version of ist_fed"
+        )
+    if not (0 <= client < 1 << 64 and 0 <= examples < 1 << 53 and 0 < capacity < float("inf")):
+        raise WireError(
+            f"a client's number and examples must not be negative and its capacity be positive, but they are "
+            f"{_short(client)}, {_short(examples)} and {capacity}"
+        )
     return Profile(client=client, examples=examples, capacity=capacity)

@@ -1,17 +1,22 @@
 """What a client does with one message: unpack, build, train, pack."""
 
+import logging
 import time
+from collections.abc import Mapping
 
 import torch
 from flwr.app import Message
+from torch import nn
 from torch.utils.data import Dataset
 
 from ist_fed import wire
-from ist_fed.arrays import arrays_of, load_arrays
-from ist_fed.errors import IstFedError, WireError
+from ist_fed.arrays import Arrays, arrays_of, build_on_meta
+from ist_fed.errors import IstFedError, TaskError, WireError
 from ist_fed.seeds import generator
 from ist_fed.tasks.task import Batch, Task
-from ist_fed.train import Training, length, train
+from ist_fed.train import Training, length, network, train
+
+logger = logging.getLogger("ist_fed")
 
 
 class Worker:
@@ -34,6 +39,10 @@ class Worker:
         capacity: float = 1.0,
         device: torch.device | str = "cpu",
     ) -> None:
+        if not (client >= 0 and 0 < capacity < float("inf")):
+            raise TaskError(
+                f"a client has a number from 0 and a positive capacity, but this one has {client} and {capacity}"
+            )
         self._task, self._data, self._device = task, data, torch.device(device)
         self._profile = wire.Profile(client=client, examples=length(data), capacity=float(capacity))
 
@@ -44,10 +53,13 @@ class Worker:
     def train(self, message: Message) -> Message:
         """Train the subnet of an order; what goes wrong in training is said in the reply, in words."""
         try:
-            order = wire.open_order(message)
-            return self._follow(order, message)
+            return self._follow(wire.open_order(message), message)
         except IstFedError as error:
-            return wire.refusal_message(str(error), reply_to=message)
+            reason = str(error)
+        except Exception as error:  # of the task's own code, or of the device
+            logger.exception("client %d could not train", self._profile.client)
+            reason = f"{type(error).__name__}: {error}"
+        return wire.refusal_message(reason, reply_to=message)
 
     def _follow(self, order: wire.Order, message: Message) -> Message:
         try:
@@ -55,9 +67,26 @@ class Worker:
         except (TypeError, ValueError) as error:
             raise WireError(f"this client cannot train as ordered: {error}") from error
         rng = generator(order.seed, order.round, "batches", self._profile.client)
-        model = self._task.build(**order.sizes).to(self._device)
-        load_arrays(model, order.arrays)
+        model = self._network(order.sizes, order.arrays)
         started = time.perf_counter()
         loss = train(model, self._task, self._data, training, lr=order.lr, steps=order.local_steps, rng=rng)
         seconds = time.perf_counter() - started
         return wire.reply_message(order, arrays_of(model), loss=loss, seconds=seconds, reply_to=message)
+
+    def _network(self, sizes: Mapping[str, int], arrays: Arrays) -> nn.Module:
+        """Build the subnet; before any memory is taken, check that it is as large as what was sent."""
+        own = {name: (tuple(a.shape), a.dtype) for name, a in arrays_of(build_on_meta(self._task.build, sizes)).items()}
+        sent = {name: (tuple(a.shape), a.dtype) for name, a in arrays.items()}
+        differing = sorted(name for name in own.keys() | sent.keys() if own.get(name) != sent.get(name))
+        if differing:
+            name = differing[0]
+            raise WireError(
+                f"the subnet sent must be the network that this client builds at sizes {dict(sizes)}, but they differ "
+                f"in {len(differing)} arrays, first '{name}': {_described(sent.get(name))} was sent and "
+                f"{_described(own.get(name))} is built; give server and client the same task and [options]"
+            )
+        return network(self._task, sizes, arrays, self._device)
+
+
+def _described(array: tuple[tuple[int, ...], torch.dtype] | None) -> str:
+    return "none" if array is None else f"{array[0]} {str(array[1]).removeprefix('torch.')}"

@@ -1,8 +1,10 @@
-"""The Flower ServerApp: run the scenario named in the run configuration."""
+"""The Flower ServerApp: run the scenario that the run configuration describes."""
 
+from logging import INFO
 from pathlib import Path
 
 from flwr.app import Context
+from flwr.common import log
 from flwr.serverapp import Grid, ServerApp
 
 from ist_fed.federation import federate
@@ -14,8 +16,14 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Train, and leave the run's folder where `run` says, by default `runs/<name>`."""
-    scenario = from_run_config(context.run_config, Path(__file__).parent.parent)
-    folder = Path(str(context.run_config.get("run") or Path("runs", scenario.name))).absolute()
-    resume = bool(context.run_config.get("resume", False))
-    federate(grid, Run.open(folder) if folder.exists() else Run.create(folder, scenario), resume=resume)
+    """Train, and leave everything in the folder `run`, which a launcher has made, or in a new one, `runs/<name>`."""
+    config = context.run_config
+    scenario = from_run_config(config, Path(__file__).parent.parent)
+    run = Run.open(Path(str(config["run"]))) if config["run"] else Run.create(Path("runs", scenario.name).absolute(), scenario)
+    log(INFO, "The run's folder is %s", run.folder)
+    federate(grid, run, resume=bool(config["resume"]), on_line=lambda line: log(INFO, "%s", _text(line)))
+
+
+def _text(line: dict[str, object]) -> str:
+    metric = str(line["metric"])
+    return f"round {line['round']}: {metric} {line.get(metric, '—')}, training loss {line['train_loss']:.4f}"

@@ -1,0 +1,20 @@
+"""Where the clients run. An engine takes a run and trains it; they differ only in the Grid."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from ist_fed.engines import inprocess, simulation
+from ist_fed.federation import Line
+from ist_fed.run import Run
+
+
+class Engine(Protocol):
+    """Trains a run, and calls `on_line` with each round's line of metrics."""
+
+    def __call__(self, run: Run, *, resume: bool = False, on_line: Callable[[Line], None] = ...) -> None: ...
+
+
+ENGINES: dict[str, Engine] = {"inprocess": inprocess.simulate, "ray": simulation.simulate}
+"""Name on the command line → engine."""
+
+__all__ = ["ENGINES", "Engine"]

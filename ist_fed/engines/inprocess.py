@@ -1,13 +1,20 @@
 """Clients in this process: no sockets, no Ray, nothing to start."""
 
+import time
 from collections.abc import Callable, Iterable
 from itertools import count
 from typing import Protocol
 
 from flwr.app import Error, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
+from flwr.supercore.run import Run as FlowerRun
 from flwr.supercore.task_identity import TaskIdentity
+
+from ist_fed.device import pick_device
+from ist_fed.federation import Line, federate
+from ist_fed.run import Run
+from ist_fed.tasks import load_task
+from ist_fed.worker import Worker
 
 _CLIENT_RAISED = 2  # Flower's error code for an exception in a ClientApp
 
@@ -15,9 +22,13 @@ _CLIENT_RAISED = 2  # Flower's error code for an exception in a ClientApp
 class Handler(Protocol):
     """What a client does with a message; `ist_fed.worker.Worker` is one."""
 
-    def query(self, message: Message) -> Message: ...
+    def query(self, message: Message) -> Message:
+        """Say who the client is."""
+        ...
 
-    def train(self, message: Message) -> Message: ...
+    def train(self, message: Message) -> Message:
+        """Train the subnet of an order."""
+        ...
 
 
 class InProcessGrid(Grid):
@@ -38,13 +49,13 @@ class InProcessGrid(Grid):
         # Flower sets these in the processes it starts; a Message cannot be made without them.
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
 
-    def set_run(self, run: Run) -> None:
+    def set_run(self, run: FlowerRun) -> None:
         """There is one run in this process and nothing to set."""
 
     @property
-    def run(self) -> Run:
+    def run(self) -> FlowerRun:
         """An empty description."""
-        return Run.create_empty(run_id=1)
+        return FlowerRun.create_empty(run_id=1)
 
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
@@ -57,7 +68,9 @@ class InProcessGrid(Grid):
         return list(self._nodes)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Keep the messages until their replies are pulled."""
+        """Keep the messages until their replies are pulled; those of an earlier round that have lapsed are dropped."""
+        now = time.time()
+        self._inbox = {name: m for name, m in self._inbox.items() if now < m.metadata.created_at + m.metadata.ttl}
         names = []
         for message in messages:
             name = str(next(self._names))
@@ -73,7 +86,7 @@ class InProcessGrid(Grid):
         return [] if name is None else [self._reply(self._inbox.pop(name))]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """All replies, in the order of the messages."""
+        """All replies, in the order of the messages; nobody is waited for, so `timeout` does not matter."""
         return [reply for name in self.push_messages(messages) for reply in self.pull_messages([name])]
 
     def _reply(self, message: Message) -> Message:
@@ -89,3 +102,14 @@ class InProcessGrid(Grid):
         if node not in self._handlers:
             self._handlers[node] = self._make(node)
         return self._handlers[node]
+
+
+def simulate(run: Run, *, resume: bool = False, on_line: Callable[[Line], None] = lambda line: None) -> None:
+    """Run a scenario with every client in this process; see `federation.federate`."""
+    scenario = run.scenario
+    task, device = load_task(scenario.task, scenario.options), pick_device(scenario.device)
+
+    def worker(client: int) -> Worker:
+        return Worker(task, task.client_data(client, scenario.clients), client=client, device=device)
+
+    federate(InProcessGrid(scenario.clients, worker), run, resume=resume, on_line=on_line)

@@ -113,7 +113,7 @@ def _await_health(process: "subprocess.Popen[bytes]", port: int, home: Path) -> 
 
 
 def _submit(run: Run, home: Path, environment: dict[str, str], resume: bool) -> str:
-    config = {"scenario": run.scenario.to_toml(), "run": str(run.folder.absolute()), "resume": resume}
+    config = {"scenario": run.scenario.to_toml(), "set": "", "run": str(run.folder.absolute()), "resume": resume}
     (home / "run.toml").write_text(tomli_w.dumps(config))
     federation = f"num-supernodes={run.scenario.clients} client-resources-num-cpus=1"
     arguments = ["run", str(app_folder()), "local", "--run-config", str(home / "run.toml")]

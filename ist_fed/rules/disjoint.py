@@ -5,6 +5,7 @@ Source: Yuan et al., PVLDB 15(8), 2022, section 3; shares by capacity after Adap
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -24,8 +25,8 @@ class Disjoint:
     Args:
         groups: how many subnets the network is cut into.
         min_units: fewest units of any axis in any subnet; narrower ones do not learn (Pilot; GIST).
-        redraw: draw new groups every round. False keeps the groups fixed and only rotates clients over them, which
-            is an ablation: weights between two groups are then never trained.
+        redraw: draw new groups every round. False keeps the groups fixed and equal, and only moves the cohorts on by
+            one group a round, which is an ablation: weights between two groups are then never trained.
     """
 
     groups: int
@@ -33,15 +34,15 @@ class Disjoint:
     redraw: bool = True
 
     def __post_init__(self) -> None:
+        """Refuse what no network could be cut into."""
         if self.groups < 1 or self.min_units < 1:
             raise RuleError(f"groups and min_units must be at least 1, but are {self.groups} and {self.min_units}")
 
-    def __call__(
-        self, round: int, nodes: Sequence[Node], sizes: Mapping[str, int], rng: np.random.Generator
-    ) -> Plan:
+    def __call__(self, round: int, nodes: Sequence[Node], sizes: Mapping[str, int], rng: np.random.Generator) -> Plan:
         """Deal every unit to exactly one group and every node to exactly one cohort."""
         check_nodes(nodes)
         self._check_width(sizes)
+        self._check_capacities(nodes)
         cohorts = self._cohorts(round, nodes, rng)
         weights = self._weights(cohorts, nodes)
         subnets: list[dict[str, torch.Tensor]] = [{} for _ in range(self.groups)]
@@ -60,17 +61,12 @@ class Disjoint:
     def _cohorts(self, round: int, nodes: Sequence[Node], rng: np.random.Generator) -> list[list[Node]]:
         """One cohort for each group, their numbers of clients as even as possible."""
         if self.redraw:
-            nodes = [nodes[i] for i in rng.permutation(len(nodes))]
-        else:
-            shift = round % max(len(nodes), self.groups)  # rotate, so that no client keeps a group
-            nodes = [*nodes[shift:], *nodes[:shift]] if len(nodes) >= self.groups else nodes
-        # Stable, so that equal capacities keep their random order.
-        nodes = sorted(nodes, key=lambda node: -node.capacity)
-        cohorts = [list(part) for part in np.array_split(np.array(nodes, dtype=object), self.groups)]
-        if len(nodes) < self.groups and not self.redraw:
-            shift = round % self.groups
-            cohorts = [*cohorts[-shift:], *cohorts[:-shift]]
-        return cohorts
+            # The sort is stable: equal capacities keep their random order.
+            nodes = sorted([nodes[i] for i in rng.permutation(len(nodes))], key=lambda node: -node.capacity)
+        bounds = [group * len(nodes) // self.groups for group in range(self.groups + 1)]
+        cohorts = [list(nodes[start:end]) for start, end in pairwise(bounds)]
+        shift = 0 if self.redraw else round % self.groups
+        return [*cohorts[shift:], *cohorts[:shift]]
 
     def _weights(self, cohorts: list[list[Node]], nodes: Sequence[Node]) -> np.ndarray:
         """What each group's share is proportional to; a group that nobody holds counts as an average client."""
@@ -86,6 +82,13 @@ class Disjoint:
                 f"'{axis}' to {self.groups * self.min_units}, or lower min_units"
             )
 
+    def _check_capacities(self, nodes: Sequence[Node]) -> None:
+        if not self.redraw and len({node.capacity for node in nodes}) > 1:
+            raise RuleError(
+                "fixed groups are of equal size and every client comes to hold each, so redraw=False needs equal "
+                f"capacities, but they are {sorted({node.capacity for node in nodes})}; redraw, or leave capacities out"
+            )
+
     def _check_shares(self, axis: str, shares: np.ndarray) -> None:
         if shares.min() < self.min_units:
             raise RuleError(
@@ -98,7 +101,7 @@ class Disjoint:
 def _apportion(size: int, weights: np.ndarray) -> np.ndarray:
     """Whole shares that sum to `size`, each within one unit of its exact share (largest remainders; Hamilton)."""
     exact = size * weights / weights.sum()
-    shares = np.floor(exact).astype(np.int64)
+    shares: np.ndarray = np.floor(exact).astype(np.int64)
     short = size - int(shares.sum())
     shares[np.argsort(-(exact - shares), kind="stable")[:short]] += 1
     return shares

@@ -16,9 +16,7 @@ from ist_fed.rules.plan import Node, Plan, check_nodes
 class Full:
     """Every client trains the whole network; the merge is FedAvg."""
 
-    def __call__(
-        self, round: int, nodes: Sequence[Node], sizes: Mapping[str, int], rng: np.random.Generator
-    ) -> Plan:
+    def __call__(self, round: int, nodes: Sequence[Node], sizes: Mapping[str, int], rng: np.random.Generator) -> Plan:
         """One cohort of everyone, holding every unit."""
         check_nodes(nodes)
         units = {axis: torch.arange(size) for axis, size in sizes.items()}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -36,28 +37,30 @@ class Plan(Mapping[int, Units]):
     cohorts: tuple[tuple[int, ...], ...]
 
     def __getitem__(self, node: int) -> Units:
-        return self.subnets[self.subnet_of(node)]
+        """The units that `node` holds."""
+        return self.subnets[self._numbers[node]]
 
     def __iter__(self) -> Iterator[int]:
-        return (node for cohort in self.cohorts for node in cohort)
+        """Node by node, in the order of the subnets."""
+        return iter(self._numbers)
 
     def __len__(self) -> int:
-        return sum(map(len, self.cohorts))
+        """How many nodes hold something."""
+        return len(self._numbers)
 
     def subnet_of(self, node: int) -> int:
         """The number of the subnet that `node` holds."""
-        for number, cohort in enumerate(self.cohorts):
-            if node in cohort:
-                return number
-        raise KeyError(node)
+        return self._numbers[node]
+
+    @cached_property
+    def _numbers(self) -> dict[int, int]:
+        return {node: number for number, cohort in enumerate(self.cohorts) for node in cohort}
 
 
 class Rule(Protocol):
     """Decides who holds which units in a round: a pure function of its arguments."""
 
-    def __call__(
-        self, round: int, nodes: Sequence[Node], sizes: Mapping[str, int], rng: np.random.Generator
-    ) -> Plan:
+    def __call__(self, round: int, nodes: Sequence[Node], sizes: Mapping[str, int], rng: np.random.Generator) -> Plan:
         """Deal the units out.
 
         Args:

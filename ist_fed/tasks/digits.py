@@ -2,17 +2,18 @@
 
 from dataclasses import dataclass
 from functools import cache
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 from ist_fed.errors import TaskError
 from ist_fed.models import mlp
 from ist_fed.models.mlp import Norm
-from ist_fed.tasks.partition import Split, partition
+from ist_fed.tasks.partition import Split, check_split, partition
 from ist_fed.tasks.task import Batch, Task
 
 _TEST, _CALIBRATION = 360, 256  # of 1797; the clients share the other 1181
@@ -36,28 +37,40 @@ class Digits(Task):
     alpha: float = 0.5
     partition_seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse options out of their range, here and not when the first client asks for its data."""
+        mlp(64, 10, self.norm)
+        check_split(self.partition, self.alpha, self.partition_seed)
+
     def build(self, **sizes: int) -> nn.Module:
+        """An MLP of 64 inputs and 10 outputs."""
         return mlp(64, 10, self.norm)(**sizes)
 
-    def client_data(self, client: int, clients: int) -> TensorDataset:
+    def client_data(self, client: int, clients: int) -> Dataset[Batch]:
+        """One client's share of the training images."""
         if not 0 <= client < clients:
-            raise TaskError(f"clients are numbered 0 to {clients - 1}, but {client} was asked")
+            raise TaskError(f"{clients} clients are numbered 0 to {clients - 1}, but number {client} was asked for")
         shares = _shares(clients, self.partition, self.alpha, self.partition_seed)
         return _subset(_split()[2][shares[client]])
 
-    def test_data(self) -> TensorDataset:
+    def test_data(self) -> Dataset[Batch]:
+        """The 360 test images."""
         return _subset(_split()[0])
 
-    def calibration_data(self) -> TensorDataset | None:
+    def calibration_data(self) -> Dataset[Batch] | None:
+        """256 images that are in neither."""
         return _subset(_split()[1])
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross-entropy."""
         images, labels = batch
         return functional.cross_entropy(model(images), labels)
 
     def score(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Share of images whose digit is told right."""
         images, labels = batch
-        return (model(images).argmax(dim=1) == labels).float().mean()
+        right: Tensor = model(images).argmax(dim=1) == labels
+        return right.float().mean()
 
 
 @cache
@@ -83,6 +96,6 @@ def _shares(clients: int, split: Split, alpha: float, seed: int) -> list[np.ndar
     return partition(_images()[1].numpy()[_split()[2]], clients, split, alpha, seed)
 
 
-def _subset(index: np.ndarray) -> TensorDataset:
+def _subset(index: np.ndarray) -> Dataset[Batch]:
     images, labels = _images()
-    return TensorDataset(images[index], labels[index])
+    return cast(Dataset[Batch], TensorDataset(images[index], labels[index]))

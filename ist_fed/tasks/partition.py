@@ -2,7 +2,8 @@
 
 import os
 import warnings
-from typing import Literal
+from math import inf
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -17,33 +18,39 @@ def partition(labels: np.ndarray, clients: int, split: Split, alpha: float, seed
     Args:
         labels: class of each example, `(examples,)`.
         clients: how many shares.
-        split: `iid` deals a shuffled deck; `dirichlet` draws each client's mix of classes from Dirichlet(alpha).
-        alpha: concentration; small is uneven (0.1: one or two classes each), large is even.
+        split: `iid` deals a shuffled deck; `dirichlet` draws how each class is shared among them from Dirichlet(alpha).
+        alpha: concentration; small is uneven (0.1: a few classes each), large is even.
         seed: of the draw.
 
     Returns:
         Indices of each client's examples, disjoint; every client has at least two.
 
     Raises:
-        TaskError: a share would be empty.
+        TaskError: a share would have fewer than two examples, or an argument is out of its range.
 
-    Source: Hsu, Qi, Brown, 2019 (Dirichlet).
+    Source: Yurochkin et al., ICML 2019, section 4 (Dirichlet).
     """
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may reach for a network
-    from datasets import Dataset
-    from flwr_datasets.partitioner import DirichletPartitioner, IidPartitioner, Partitioner
-
     least = 2  # BatchNorm cannot train on one example
+    check_split(split, alpha, seed)
+    if clients < 1:
+        raise TaskError(f"examples are dealt to at least one client, but there are {clients}")
     if clients * least > len(labels):
-        raise TaskError(f"{len(labels)} examples are too few for {clients} clients with at least {least} each")
+        raise TaskError(
+            f"every client needs at least {least} examples, but {len(labels)} are to be dealt to {clients} clients; "
+            f"use at most {len(labels) // least} clients"
+        )
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may reach for a network
+    try:
+        from datasets import Dataset
+        from flwr_datasets.partitioner import DirichletPartitioner, IidPartitioner, Partitioner
+    except ImportError as error:
+        raise TaskError("dealing examples out needs flwr-datasets: pip install 'ist-fed[tasks]'") from error
     order = np.random.default_rng(seed).permutation(len(labels))
     made: Partitioner
     if split == "iid":
         made = IidPartitioner(num_partitions=clients)
-    elif split == "dirichlet":
-        made = DirichletPartitioner(clients, "label", alpha, min_partition_size=least, self_balancing=False, seed=seed)
     else:
-        raise TaskError(f"partition must be 'iid' or 'dirichlet', but is '{split}'")
+        made = DirichletPartitioner(clients, "label", alpha, min_partition_size=least, self_balancing=False, seed=seed)
     made.dataset = Dataset.from_dict({"index": order, "label": labels[order]})
     try:
         with warnings.catch_warnings(action="ignore"):  # it warns at every redraw, a page long
@@ -53,3 +60,17 @@ def partition(labels: np.ndarray, clients: int, split: Split, alpha: float, seed
             f"Dirichlet(alpha={alpha}) leaves one of {clients} clients with fewer than {least} of {len(labels)} "
             f"examples, however often it is drawn; use a larger alpha or fewer clients"
         ) from error
+
+
+def check_split(split: str, alpha: float, seed: int) -> None:
+    """Refuse a split that cannot be drawn; tasks call it when they are made, so that the mistake shows at once.
+
+    Raises:
+        TaskError: there is no such split, or a number is out of its range.
+    """
+    if split not in get_args(Split):
+        raise TaskError(f"partition must be one of {', '.join(get_args(Split))}, but is {split!r}")
+    if type(alpha) not in (int, float) or not 0 < alpha < inf:
+        raise TaskError(f"alpha must be a positive number, but is {alpha!r}")
+    if type(seed) is not int or seed < 0:
+        raise TaskError(f"partition_seed must be a whole number, not negative, but is {seed!r}")

@@ -80,36 +80,56 @@ def load_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
         task = make(**(options or {}))
     except (TypeError, ValueError) as error:
         raise TaskError(f"task '{name}' refused its [options] {dict(options or {})}: {error}") from error
-    missing = [member for member in _members() if not hasattr(task, member)]
+    missing = [member for member in _members() if _is_missing(task, member)]
     if missing:
-        raise TaskError(f"'{name}' must give a Task, but {type(task).__name__} lacks {', '.join(missing)}")
+        raise TaskError(
+            f"'{name}' must give a Task, but the {type(task).__name__} it gives lacks {', '.join(missing)}; inherit "
+            f"from ist_fed.Task and write what has no default"
+        )
     return task  # type: ignore[no-any-return]
 
 
 def _imported(path: str) -> Callable[..., Any]:
     module, _, attribute = path.partition(":")
+    if not (all(part.isidentifier() for part in module.split(".")) and attribute.isidentifier()):
+        raise TaskError(f"one's own task is written 'package.module:attribute', but is '{path}'")
     try:
         make = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise TaskError(
-            f"task '{path}' cannot be imported: {error}. It is written 'package.module:attribute', and the package "
-            f"must be installed or lie in the folder where the command runs"
+            f"task '{path}' cannot be imported: {error}; its package must be installed, or lie in the folder where "
+            f"the command runs"
         ) from error
+    except Exception as error:  # of the task's own module
+        raise TaskError(f"task '{path}' cannot be imported: it raises {type(error).__name__}: {error}") from error
     if not callable(make):
-        raise TaskError(f"'{path}' must be a class or function that makes a Task, but is a {type(make).__name__}")
+        raise TaskError(f"'{path}' must be a class or a function that makes a Task, but is a {type(make).__name__}")
     return make  # type: ignore[no-any-return]
 
 
 def _check_options(name: str, make: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    parameters = inspect.signature(make).parameters.values()
+    try:
+        parameters = inspect.signature(make).parameters.values()
+    except ValueError:  # something built in, which has no signature to check
+        return
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return
     known = [parameter.name for parameter in parameters]
     for option in options:
         if option not in known:
-            raise TaskError(f"task '{name}' has no option '{option}'{nearest(option, known)}")
+            raise TaskError(f"task '{name}' has no option '{option}'{nearest(option, known) or '; it has none'}")
+
+
+_DEFAULTS = ("metric", "declared", "calibration_data")
+
+
+def _is_missing(task: Any, member: str) -> bool:
+    """Whether a member is not there, or is what `Task` has in its place and does nothing."""
+    if not hasattr(task, member):
+        return True
+    return member not in _DEFAULTS and getattr(type(task), member, None) is getattr(Task, member)
 
 
 @cache
 def _members() -> tuple[str, ...]:
-    return tuple(member for member in (*vars(Task), *Task.__annotations__) if not member.startswith("_"))
+    return tuple(member for member in dict.fromkeys((*Task.__annotations__, *vars(Task))) if not member.startswith("_"))

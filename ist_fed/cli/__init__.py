@@ -1,0 +1,68 @@
+"""The command line, `ist-fed`: one command a file, registered here; the one place where errors become messages."""
+
+import logging
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+from rich.logging import RichHandler
+
+from ist_fed.cli.compare import compare
+from ist_fed.cli.inspect import inspect
+from ist_fed.cli.live import console
+from ist_fed.cli.report import report
+from ist_fed.cli.simulate import simulate
+from ist_fed.errors import Interrupted, IstFedError
+
+app = typer.Typer(
+    help="Independent Subnet Training on Flower: train a wide network on clients that only ever hold a narrow one.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (simulate, inspect, compare, report):
+    app.command()(command)
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and log everything.")] = False) -> None:
+    """Options before the command."""
+    logger = logging.getLogger("ist_fed")
+    logger.setLevel(logging.DEBUG if debug else logging.WARNING)
+    # On a terminal through the console of the progress line, so that neither writes over the other.
+    terminal = RichHandler(console=console, show_path=debug, show_time=debug)
+    logger.handlers = [terminal if console.is_terminal else logging.StreamHandler()]
+
+
+def main() -> None:
+    """Run the command line: errors of ours are printed without a traceback and exit with 1, Ctrl-C with 130."""
+    sys.path.insert(0, os.getcwd())  # where a user's own task may lie
+    signal.signal(signal.SIGTERM, _stop)
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except Interrupted as stop:
+        _say(str(stop))
+        sys.exit(130)
+    except KeyboardInterrupt:
+        _say("stopped; nothing was lost")
+        sys.exit(130)
+    except IstFedError as error:
+        if debug:
+            raise
+        _say(f"error: {error}")
+        sys.exit(1)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _stop(signal_number: int, frame: FrameType | None) -> NoReturn:
+    """A polite end, as by a service manager, is treated as Ctrl-C."""
+    raise KeyboardInterrupt

@@ -1,0 +1,100 @@
+"""`ist-fed compare`: several scenarios on the same data and seed, side by side."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ist_fed.cli.arguments import Format, OutputFormat, Settings, find_scenario
+from ist_fed.cli.simulate import train
+from ist_fed.cost import cost
+from ist_fed.errors import ScenarioError
+from ist_fed.report import comparison_rows, write_comparison
+from ist_fed.rules import Node
+from ist_fed.run import Run
+from ist_fed.scenario import Scenario
+from ist_fed.seeds import generator
+from ist_fed.tasks import load_task
+
+
+def compare(
+    scenarios: Annotated[list[str], typer.Argument(metavar="SCENARIO SCENARIO…", help="Scenario files or names.")],
+    settings: Settings = None,
+    target: Annotated[float | None, typer.Option(help="Compare bytes and arithmetic until the metric reaches this.")] = None,
+    folder: Annotated[Path, typer.Option("--folder", help="Where the runs and the comparison go.")] = Path("runs/comparison"),
+    output: OutputFormat = Format.text,
+) -> None:
+    """Run scenarios on the same data and seed, and compare accuracy, bytes, steps and arithmetic.
+
+    Runs that are in the folder already are gone on with, so an interrupted comparison can be repeated.
+    """
+    wanted = [find_scenario(name, settings) for name in scenarios]
+    _check_comparable(wanted)
+    runs = [_run(scenario, folder / scenario.name) for scenario in wanted]
+    rows = comparison_rows(runs, target)
+    for row, run in zip(rows, runs, strict=True):
+        row |= _arithmetic(run.scenario, row)
+    page = write_comparison(runs, rows, folder, target)
+    if output is Format.json:
+        print(json.dumps({"rows": rows, "page": str(page)}))
+    else:
+        _show(rows, target)
+        print(f"comparison  {page}")
+
+
+def _check_comparable(scenarios: list[Scenario]) -> None:
+    if len(scenarios) < 2:
+        raise ScenarioError("compare needs at least two scenarios")
+    if len({scenario.name for scenario in scenarios}) < len(scenarios):
+        raise ScenarioError("compared scenarios need names of their own, but a name occurs twice")
+    for key in ("task", "seed", "clients"):
+        values = {getattr(scenario, key) for scenario in scenarios}
+        if len(values) > 1:
+            raise ScenarioError(
+                f"compared scenarios share their data and seed, but '{key}' differs: {sorted(map(str, values))}; "
+                f"make them equal with --set {key}=…"
+            )
+
+
+def _run(scenario: Scenario, folder: Path) -> Run:
+    """The run of a scenario: trained now, taken up where it stopped, or finished before."""
+    if not folder.exists():
+        run, resume = Run.create(folder, scenario), False
+    else:
+        run, resume = Run.open(folder, scenario), True
+    if not resume or len(run.metrics()) < scenario.rounds:
+        train(run, "inprocess", resume, Format.text)
+    return run
+
+
+def _arithmetic(scenario: Scenario, row: dict[str, Any]) -> dict[str, Any]:
+    """Floating-point operations of one client, on average: in all, and until the target."""
+    task = load_task(scenario.task, scenario.options)
+    nodes = [Node(client) for client in range(scenario.clients)]
+    plan = scenario.make_rule()(1, nodes, scenario.sizes, generator(scenario.seed, 1, "assign"))
+    total = sum(
+        cost(task, {axis: len(held) for axis, held in units.items()}, scenario.training).flops * len(cohort)
+        for units, cohort in zip(plan.subnets, plan.cohorts, strict=True)
+    )
+    a_round = total / len(plan) * scenario.local_steps
+    reached = row["target_round"]
+    return {
+        "gflops_per_client": a_round * scenario.rounds / 1e9,
+        "target_gflops_per_client": None if reached is None else a_round * reached / 1e9,
+    }
+
+
+def _show(rows: list[dict[str, Any]], target: float | None) -> None:
+    table = Table("scenario", "rule", title="same data, same seed")
+    columns = {"final": ".4f", "best": ".4f", "mb_per_client": ".2f", "steps_per_client": ".0f", "gflops_per_client": ".1f"}
+    reaching = {"target_round": ".0f", "target_mb_per_client": ".2f", "target_gflops_per_client": ".1f"}
+    shown = {**columns, **(reaching if target is not None else {})}
+    for column in shown:
+        table.add_column(column.replace("_", " ").replace("target", f"to {target}:"), justify="right")
+    for row in rows:
+        numbers = ["never" if row[key] is None else format(row[key], style) for key, style in shown.items()]
+        table.add_row(row["name"], row["rule"], *numbers)
+    Console().print(table)

@@ -1,0 +1,101 @@
+"""`ist-fed inspect`: what a scenario would train and cost, worked out without training."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ist_fed.arrays import arrays_of, build_on_meta
+from ist_fed.axes import describe, infer
+from ist_fed.cli.arguments import Format, OutputFormat, ScenarioPath, Settings, find_scenario
+from ist_fed.cost import cost
+from ist_fed.coverage import Coverage
+from ist_fed.rules import Node, Plan
+from ist_fed.scenario import Scenario
+from ist_fed.seeds import generator
+from ist_fed.tasks import load_task
+
+
+def inspect(scenario: ScenarioPath, settings: Settings = None, output: OutputFormat = Format.text) -> None:
+    """Show what a scenario would train and cost, without training."""
+    facts = describe_scenario(find_scenario(scenario, settings))
+    if output is Format.json:
+        print(json.dumps(facts))
+    else:
+        _show(facts)
+
+
+def describe_scenario(scenario: Scenario) -> dict[str, Any]:
+    """The axes table, each subnet's sizes and costs in the first round, the full network's, and the coverage.
+
+    Bytes are of one direction of one round; memory and flops are of one local step.
+    """
+    task = load_task(scenario.task, scenario.options)
+    axes = infer(task.build, scenario.sizes, task.declared)
+    shapes = arrays_of(build_on_meta(task.build, scenario.sizes))
+    coverage = Coverage(shapes, axes, scenario.sizes)
+    reached = []
+    for round in range(1, scenario.rounds + 1):
+        for units in _plan(scenario, round).subnets:
+            coverage.mark(units)
+        reached.append(coverage.fraction())
+    plan = _plan(scenario, 1)
+    subnets = []
+    for units, cohort in zip(plan.subnets, plan.cohorts, strict=True):
+        sizes = {axis: len(held) for axis, held in units.items()}
+        subnets.append({"clients": len(cohort), "sizes": sizes, **asdict(cost(task, sizes, scenario.training))})
+    return {
+        "scenario": scenario.name,
+        "axes": {name: {"dims": describe(axes[name]), "shape": list(shapes[name].shape)} for name in axes},
+        "full": {"sizes": scenario.sizes, **asdict(cost(task, scenario.sizes, scenario.training))},
+        "subnets": subnets,
+        "coverage": reached,
+    }
+
+
+def _plan(scenario: Scenario, round: int) -> Plan:
+    nodes = [Node(client) for client in range(scenario.clients)]
+    return scenario.make_rule()(round, nodes, scenario.sizes, generator(scenario.seed, round, "assign"))
+
+
+def _show(facts: dict[str, Any]) -> None:
+    console = Console()
+    table = Table("array", "dimensions", "shape", title=f"{facts['scenario']}: which axis indexes which dimension")
+    for name, entry in facts["axes"].items():
+        table.add_row(name, entry["dims"], " × ".join(map(str, entry["shape"])) or "scalar")
+    console.print(table)
+    table = Table("", "clients", "sizes", title="what a client holds in round 1, against the full network")
+    for heading in ("parameters", "bytes down, and up", "peak training memory", "FLOPs a local step"):
+        table.add_column(heading, justify="right")
+    full = facts["full"]
+    for number, subnet in enumerate(facts["subnets"]):
+        table.add_row(f"subnet {number}", str(subnet["clients"]), *_row(subnet, full))
+    table.add_row("full network", "", *_row(full, full))
+    console.print(table)
+    reached = facts["coverage"]
+    for share in (0.5, 0.95, 0.999):
+        first = next((number for number, value in enumerate(reached, 1) if value >= share), None)
+        console.print(f"{share:.1%} of the weights are trained at least once after round {first or '—'}", highlight=False)
+
+
+def _row(entry: dict[str, Any], full: dict[str, Any]) -> list[str]:
+    def share(key: str, text: str) -> str:
+        return text if entry is full else f"{text} ({entry[key] / full[key]:.1%})"
+
+    return [
+        ", ".join(f"{axis} {units}" for axis, units in entry["sizes"].items()),
+        share("parameters", f"{entry['parameters']:,}"),
+        share("bytes", _size(entry["bytes"])),
+        share("memory", _size(entry["memory"])),
+        share("flops", f"{entry['flops'] / 1e6:,.1f} M"),
+    ]
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"

@@ -1,0 +1,95 @@
+"""What a person sees while a run trains, and when it is done."""
+
+import json
+import sys
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ist_fed.cli.arguments import Format
+from ist_fed.run import Run
+
+MB = 1e6
+
+console = Console(stderr=True)
+"""Progress and warnings go here; results go to stdout."""
+
+
+class Live:
+    """Progress of one run: a live line on a terminal, a JSON line a round for programs, nothing in a log file.
+
+    Args:
+        run: what is run.
+        output: `json` prints every round.
+        done: rounds already done, when a run is resumed.
+    """
+
+    def __init__(self, run: Run, output: Format, done: int = 0) -> None:
+        self._run, self._output = run, output
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("round {task.completed}/{task.total}  {task.fields[status]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=output is Format.json or not console.is_terminal,
+        )
+        self._bar = self._progress.add_task(
+            run.scenario.name, total=run.scenario.rounds, completed=done, status="starting"
+        )
+
+    def __enter__(self) -> "Live":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def line(self, line: dict[str, Any]) -> None:
+        """Show one round."""
+        if self._output is Format.json:
+            print(json.dumps(line), flush=True)
+        metric = line["metric"]
+        score = f"{metric} {line[metric]:.4f}  " if metric in line else ""
+        moved = (line["bytes_down"] + line["bytes_up"]) / len(line["clients"]) / MB
+        refused = f"  {len(line['refused'])} refused" if line["refused"] else ""
+        status = f"{score}{moved:.2f} MB/client{refused}"
+        self._progress.update(self._bar, completed=line["round"], status=status)
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """A finished run in a few numbers."""
+    lines = run.metrics()
+    metric = lines[-1]["metric"]
+    moved = sum((line["bytes_down"] + line["bytes_up"]) / len(line["clients"]) for line in lines)
+    return {
+        "run": str(run.folder),
+        "rounds": lines[-1]["round"],
+        metric: lines[-1].get(metric),
+        "loss": lines[-1].get("loss"),
+        "mb_per_client": moved / MB,
+        "coverage": lines[-1]["coverage"],
+        "refused": sum(len(line["refused"]) for line in lines),
+        "model": str(run.folder / "model.safetensors"),
+    }
+
+
+def print_summary(run: Run, output: Format) -> None:
+    """The numbers, and what to do next."""
+    numbers = summary(run)
+    if output is Format.json:
+        print(json.dumps(numbers))
+        return
+    metric = run.metrics()[-1]["metric"]
+    print(
+        f"{run.scenario.name}: {metric} {numbers[metric]:.4f} after {numbers['rounds']} rounds, "
+        f"{numbers['mb_per_client']:.2f} MB moved per client"
+        + (f", {numbers['refused']} replies refused" if numbers["refused"] else "")
+    )
+    print(f"model   {numbers['model']}")
+    print(f"report  ist-fed report {run.folder}")
+    sys.stdout.flush()

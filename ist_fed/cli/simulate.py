@@ -1,0 +1,56 @@
+"""`ist-fed simulate`: run a scenario with all its clients on this machine."""
+
+import shutil
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ist_fed.cli.arguments import Format, OutputFormat, Settings, find_scenario
+from ist_fed.cli.live import Live, print_summary
+from ist_fed.engines import ENGINES
+from ist_fed.errors import ScenarioError
+from ist_fed.run import Run
+
+EngineName = StrEnum("EngineName", list(ENGINES))  # type: ignore[misc]
+
+
+def simulate(
+    scenario: Annotated[
+        str | None,
+        typer.Argument(metavar="[SCENARIO]", help="A scenario file, or the name of one that ships with ist_fed."),
+    ] = None,
+    settings: Settings = None,
+    engine: Annotated[EngineName, typer.Option(help="Where the clients run: in this process, or in Flower's simulation.")] = EngineName.inprocess,
+    run: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/<name>.")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
+    output: OutputFormat = Format.text,
+) -> None:
+    """Run a scenario with all its clients on this machine."""
+    if scenario is None and resume is None:
+        raise ScenarioError("name a scenario, as in `ist-fed simulate digits`, or a run to --resume")
+    if resume is not None and run is not None:
+        raise ScenarioError("--resume names the run's folder already; leave --run out")
+    wanted = find_scenario(scenario, settings) if scenario is not None else None
+    if resume is not None:
+        if wanted is None and settings:
+            raise ScenarioError("a run is resumed with its own scenario; name a scenario to change it with --set")
+        this = Run.open(resume, wanted)
+    else:
+        assert wanted is not None
+        this = Run.create(run or Path("runs", wanted.name), wanted)
+    train(this, engine, resume is not None, output)
+    print_summary(this, output)
+
+
+def train(run: Run, engine: str, resume: bool, output: Format) -> None:
+    """Train a run with its progress shown. A run that fails before its first round is over leaves no folder behind."""
+    done = len(run.metrics()) if resume else 0
+    try:
+        with Live(run, output, done) as live:
+            ENGINES[engine](run, resume=resume, on_line=live.line)
+    except BaseException:
+        if not run.metrics():
+            shutil.rmtree(run.folder)
+        raise

@@ -1,0 +1,6 @@
+"""What a run did, as pictures and a page that explains itself; and several runs beside each other."""
+
+from ist_fed.report.compare import comparison_rows, write_comparison
+from ist_fed.report.story import write_report
+
+__all__ = ["comparison_rows", "write_comparison", "write_report"]

@@ -1,0 +1,145 @@
+"""Who held which units: not stored, but drawn again, since randomness is an argument."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from ist_fed.report.curves import Line
+from ist_fed.report.network import Key, Network
+from ist_fed.rules import Disjoint, Node, Plan
+from ist_fed.scenario import Scenario
+from ist_fed.seeds import generator
+
+
+def plans_of(scenario: Scenario, lines: Sequence[Line]) -> list[Plan]:
+    """The plan of each line's round, its nodes named by the clients' own numbers."""
+    rule, plans = scenario.make_rule(), []
+    for line in lines:
+        clients = line["clients"]
+        if len(set(clients)) < len(clients):
+            clients = range(len(clients))  # two devices were given one number; places tell them apart
+        nodes = [Node(client, capacity) for client, capacity in zip(clients, line["capacities"], strict=True)]
+        rng = generator(scenario.seed, line["round"], "assign")
+        plans.append(rule(line["round"], nodes, scenario.sizes, rng))
+    return plans
+
+
+def held(plan: Plan, axis: str, size: int) -> np.ndarray:
+    """Whether a subnet holds a unit, as booleans `(subnets, units)`."""
+    marks = np.zeros((len(plan.subnets), size), dtype=bool)
+    for row, units in zip(marks, plan.subnets, strict=True):
+        row[units[axis].numpy() if axis in units else slice(None)] = True  # an axis left out is held whole
+    return marks
+
+
+def sizes_of(plan: Plan, sizes: Mapping[str, int]) -> list[dict[str, int]]:
+    """Units of each axis in each subnet."""
+    return [{axis: len(units.get(axis, range(n))) for axis, n in sizes.items()} for units in plan.subnets]
+
+
+def followed(plans: Sequence[Plan]) -> int:
+    """The client that the report follows through the rounds, as an example."""
+    return min(plans[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holdings:
+    """What the plans of a run have in common.
+
+    Args:
+        subnets: fewest and most subnets of a round.
+        cohort: most clients that held one subnet.
+        units: smallest and largest share of the hidden units that one client held at once, 0 to 1.
+        parameters: the same of the network's parameters; None where the network is not known.
+        whole: some client held every unit of every axis at once.
+        always_whole: every client did, in every round.
+        disjoint: no unit was ever in two subnets of one round.
+        redrawn: subnets changed from round to round.
+        seen: share of the hidden units that the client `followed` held at one time or another.
+    """
+
+    subnets: tuple[int, int]
+    cohort: int
+    units: tuple[float, float]
+    parameters: tuple[float, float] | None
+    whole: bool
+    always_whole: bool
+    disjoint: bool
+    redrawn: bool
+    seen: float
+
+
+def summarise(plans: Sequence[Plan], sizes: Mapping[str, int], network: Network | None) -> Holdings:
+    """Read off the plans of a run what the report says about them."""
+    counts = [len(plan.subnets) for plan in plans]
+    subnets = [subnet for plan in plans for subnet in sizes_of(plan, sizes)]
+    shares = [sum(subnet.values()) / sum(sizes.values()) for subnet in subnets]
+    parameters = [network.parameters(subnet) / network.parameters() for subnet in subnets] if network else []
+    return Holdings(
+        subnets=(min(counts), max(counts)),
+        cohort=max(len(cohort) for plan in plans for cohort in plan.cohorts),
+        units=(min(shares), max(shares)),
+        parameters=(min(parameters), max(parameters)) if parameters else None,
+        whole=max(shares) == 1,
+        always_whole=min(shares) == 1,
+        disjoint=all((held(plan, axis, n).sum(axis=0) <= 1).all() for plan in plans for axis, n in sizes.items()),
+        redrawn=any(_subnets(plan) != _subnets(plans[0]) for plan in plans),
+        seen=_seen(plans, sizes),
+    )
+
+
+def _subnets(plan: Plan) -> set[bytes]:
+    """The subnets of a plan, whoever holds them."""
+    return {b"".join(axis.encode() + units[axis].numpy().tobytes() for axis in sorted(units)) for units in plan.subnets}
+
+
+def _seen(plans: Sequence[Plan], sizes: Mapping[str, int]) -> float:
+    """Share of all units that one client ever held."""
+    client = followed(plans)
+    rounds = [(plan, plan.subnet_of(client)) for plan in plans if client in plan]
+    units = {axis: np.any([held(plan, axis, n)[at] for plan, at in rounds], axis=0) for axis, n in sizes.items()}
+    return float(sum(marks.sum() for marks in units.values()) / sum(sizes.values()))
+
+
+def expected_coverage(
+    scenario: Scenario, lines: Sequence[Line], plans: Sequence[Plan], network: Network | None
+) -> list[float] | None:
+    """The share of the network that random draws are expected to have trained after each round.
+
+    An array split by k axes is trained in a round to the share p = Σ over subnets Π over its axes (units held / units);
+    draws of different rounds are independent, so after r rounds 1 − (1 − p)^r of it is expected to be trained. With n
+    equal groups p is 1 where one axis splits an array, and 1/n where two do.
+
+    Returns:
+        Shares from 0 to 1; None where the rule does not draw afresh, or an axis splits an array twice.
+
+    Source: Yuan et al., PVLDB 15(8), 2022 (disjoint groups, one draw an axis); independence gives the power.
+    """
+    rule = scenario.make_rule()
+    if network is None or not (isinstance(rule, Disjoint) and rule.redraw):
+        return None
+    if any(len(set(key)) < len(key) for key in network.coordinates):
+        return None
+    missed, curve = dict.fromkeys(network.coordinates, 1.0), []
+    for line, plan in zip(lines, plans, strict=True):
+        merged = _merged(plan, scenario.sizes, {refused["client"] for refused in line["refused"]})
+        for key in missed:
+            missed[key] *= max(0.0, 1 - _share(key, merged, scenario.sizes))
+        left = sum(count * missed[key] for key, count in network.coordinates.items())
+        curve.append(1 - left / network.coordinates.total())
+    return curve
+
+
+def _merged(plan: Plan, sizes: Mapping[str, int], refused: set[int]) -> list[dict[str, int]]:
+    """Sizes of the subnets that at least one client brought back."""
+    return [
+        subnet
+        for subnet, cohort in zip(sizes_of(plan, sizes), plan.cohorts, strict=True)
+        if not refused.issuperset(cohort)
+    ]
+
+
+def _share(key: Key, subnets: list[dict[str, int]], sizes: Mapping[str, int]) -> float:
+    return float(min(1.0, sum(prod(subnet[axis] / sizes[axis] for axis in key) for subnet in subnets)))

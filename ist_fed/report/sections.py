@@ -1,0 +1,260 @@
+"""The sections of the page about one run: text around pictures and tables. Each is a list of elements."""
+
+import os
+import shlex
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from ist_fed.report.canvas import Drawn
+from ist_fed.report.curves import Line, final_of
+from ist_fed.report.facts import Facts
+from ist_fed.report.figures import phases
+from ist_fed.report.holdings import Holdings, followed
+from ist_fed.report.numbers import amount, count, percent, rule_text, score, size
+from ist_fed.report.page import Html, figure, fold, pair, paragraph, table, tag
+from ist_fed.report.units import AXES, ROUNDS
+
+_REASONS, _LETTERS = 50, 300  # rows of the table of refused replies, and of a reason: clients write them
+
+
+def one_round(facts: Facts, drawn: dict[str, Drawn]) -> list[Html]:
+    """What happens in a round, in four steps and a drawing."""
+    scenario, training, holdings = facts.scenario, facts.scenario.training, facts.holdings
+    fewest, most = holdings.subnets
+    subnets = count(most, "subnet") if fewest == most else f"{fewest} to {most} subnets"
+    deal = f"The rule, {rule_text(scenario.rule)}, dealt the hidden units out to {subnets}"
+    if holdings.always_whole:
+        deal = f"The rule, {rule_text(scenario.rule)}, gave every hidden unit to every client"
+    else:
+        deal += ", anew in each round" if holdings.redrawn else ", the same in every round" * (facts.rounds > 1)
+    send = (
+        "Each client was sent the network that its units make. A weight between two hidden units travels only if both "
+        "belong to the client's subnet; the network's inputs and outputs are not cut."
+    )
+    steps = [
+        ("Deal.", f"{deal}."),
+        ("Send.", "Each client was sent the whole network." if holdings.always_whole else send),
+        (
+            "Train.",
+            f"Each client took {count(scenario.local_steps, 'step')} of {training.optimizer.upper()} with "
+            f"{count(training.batch_size, 'example')} a step. The examples stayed where they were.",
+        ),
+        ("Merge.", _merging(holdings)),
+    ]
+    return [
+        tag("h2", "One round"),
+        tag("ol", *(tag("li", tag("strong", name), " ", text) for name, text in steps)),
+        tag("div", figure(drawn["round"], _round_caption(facts)), class_="wide"),
+    ]
+
+
+def _merging(holdings: Holdings) -> str:
+    if holdings.always_whole:
+        return "The server took the mean of what came back, weight by weight."
+    own = "each weight was written back to its place"
+    if holdings.cohort > 1 or not holdings.disjoint:
+        own = "a weight that came back from several clients became their mean, and the others were copied"
+    if holdings.cohort > 1 and holdings.disjoint:
+        own = "the clients of one subnet were averaged, and each weight was written back to its place"
+    return f"What came back went into the wide network: {own}. A weight that nobody held kept its value."
+
+
+def _round_caption(facts: Facts) -> str:
+    if facts.holdings.always_whole:
+        return "Every hidden unit has one colour, because there is one subnet: the whole network."
+    text = (
+        "Follow one colour from the inputs to the outputs: those units, and the lines that join them, are one subnet. "
+        "It has the same depth as the whole network, and is narrower."
+    )
+    if not facts.holdings.disjoint:
+        return f"{text} A unit of several colours is held by several subnets."
+    if len(facts.scenario.sizes) > 1:
+        text += " A line between two colours would be a weight that nobody trains in this round; there is none."
+    return text
+
+
+def learning(facts: Facts, drawn: dict[str, Drawn]) -> list[Html]:
+    """Metric and loss."""
+    final = final_of(facts.lines, facts.model)
+    said = "The whole network has not been evaluated yet."
+    if final is not None:
+        state = "The final network" if facts.done else "The network so far"
+        said = f"{state} has {facts.metric} {score(facts.metric, final)} on held-out data."
+    return [
+        tag("h2", "What it learnt"),
+        paragraph(
+            said,
+            "It is measured on the whole network, put together on the server; the clients' loss is that of their own "
+            "subnets on their own data, so the two need not agree.",
+        ),
+        pair(
+            figure(drawn["learning-rounds"], "Against rounds: how fast it learnt."),
+            figure(drawn["learning-megabytes"], "Against megabytes per client: what learning cost in traffic."),
+        ),
+    ]
+
+
+def units(facts: Facts, drawn: dict[str, Drawn]) -> list[Html]:
+    """Who held which units."""
+    holdings, client = facts.holdings, followed(facts.plans)
+    more = []
+    if not holdings.disjoint:
+        more.append("A tile of several colours is a unit that several subnets held.")
+    if holdings.redrawn:
+        more.append("A letter means a new subnet in each round.")
+    if len(facts.lines) > ROUNDS:
+        more.append(f"The first {ROUNDS} rounds are shown.")
+    if len(facts.scenario.sizes) > AXES:
+        more.append(f"The first {AXES} of {len(facts.scenario.sizes)} axes are shown.")
+    return [
+        tag("h2", "Who held which units"),
+        paragraph(
+            f"Each column is a round, each row a hidden unit (an even sample of them), and the colour is that of the "
+            f"subnet that held it. Dots follow client {client}.",
+            *more,
+        ),
+        tag("div", figure(drawn["units"]), class_="wide"),
+        paragraph(_seen(holdings, client)),
+    ]
+
+
+def _seen(holdings: Holdings, client: int) -> str:
+    if holdings.always_whole:
+        return ""
+    return (
+        f"Over the run, client {client} held {percent(holdings.seen)} of the hidden units at one time or another. "
+        f"Holding little at once saves traffic, memory and arithmetic; it keeps no secret from a client."
+    )
+
+
+def coverage(facts: Facts, drawn: dict[str, Drawn]) -> list[Html]:
+    """How much of the network was trained."""
+    last, holdings = facts.lines[-1], facts.holdings
+    rare = "a weight between two hidden layers is trained only in rounds in which both its units are in one subnet"
+    even = holdings.units[0] == holdings.units[1] and holdings.subnets[0] == holdings.subnets[1]
+    if holdings.disjoint and holdings.redrawn and even:
+        rare += f", which is about one round in {amount(1 / (holdings.subnets[0] * holdings.units[0] ** 2))}"
+    return [
+        tag("h2", "How much of the network was trained"),
+        paragraph(
+            f"After round {last['round']}, {percent(last['coverage'])} of the network had been trained by some client "
+            f"at least once.",
+            f"What takes longest: {rare}." if not holdings.always_whole and len(facts.scenario.sizes) > 1 else "",
+        ),
+        tag("div", figure(drawn["coverage"]), class_="narrow"),
+    ]
+
+
+def costs(facts: Facts, drawn: dict[str, Drawn]) -> list[Html]:
+    """Bytes, beside those of the whole network, and seconds."""
+    rounds, down, up = facts.rounds, facts.moved("bytes_down"), facts.moved("bytes_up")
+    rows: list[tuple[str, float, float]] = [("a round of this run", down, up)]
+    full, said = facts.full_bytes, ""
+    if full:
+        rows.append(("a round with the whole network (FedAvg)", full, full))
+        if not facts.holdings.always_whole:
+            said = f"A round with the whole network would move {amount(2 * full / (down + up))} times as much."
+    if rounds > 1:
+        rows += [
+            (f"{count(rounds, 'round')}{what.removeprefix('a round')}", d * rounds, u * rounds) for what, d, u in rows
+        ]
+    cells = [[what, size(d), size(u), size(d + u)] for what, d, u in rows]
+    return [
+        tag("h2", "What it cost"),
+        paragraph(
+            "Counted are the bytes of the networks sent out, and of those that came back and were merged; messages add "
+            "a little around them.",
+            said,
+            "What counts in the end is the bytes until the network is good enough, for subnets may need more rounds; "
+            "a comparison of runs shows that.",
+        ),
+        table(["per client", "down", "up", "both"], cells, numbers=1),
+        pair(figure(drawn["bytes"], "Traffic of the mean client."), figure(drawn["seconds"], _time(facts.lines))),
+    ]
+
+
+def _time(lines: Sequence[Line]) -> str:
+    seconds = [sum(phases(line)) for line in lines]
+    text = f"All rounds together took {sum(seconds):,.3g} s on the server's clock."
+    training = sum(line["seconds"].get("train", 0.0) for line in lines)
+    waited = sum(line["seconds"].get("wait", training) for line in lines)
+    if training > 1.01 * waited:
+        text += f" Clients trained at the same time: their own clocks add up to {training:,.3g} s."
+    return (
+        f"{text} assign draws the units, extract cuts and packs subnets, merge checks and writes back, record saves; "
+        f"other is waiting in which no client trained."
+    )
+
+
+def refused(facts: Facts) -> list[Html]:
+    """Replies that were not merged, by reason; nothing if there are none."""
+    reasons: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for line in facts.lines:
+        for refused in line["refused"]:
+            reasons[refused["reason"]].append((line["round"], refused["client"]))
+    if not reasons:
+        return []
+    most = sorted(reasons.items(), key=lambda item: -len(item[1]))
+    rows = [
+        [_short(reason), _numbers(sorted({c for _, c in at})), _numbers([r for r, _ in at]), f"{len(at):,}"]
+        for reason, at in most
+    ]
+    left = [paragraph(f"{len(rows) - _REASONS:,} more reasons are in metrics.jsonl.")] if len(rows) > _REASONS else []
+    return [
+        tag("h2", "Refused replies"),
+        paragraph(
+            "A reply that is late, broken or not what was asked for is not merged: its weights keep the value they "
+            "had, unless another client brings them too."
+        ),
+        table(["reason", "clients", "rounds", "times"], rows[:_REASONS], numbers=3),
+        *left,
+    ]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LETTERS else f"{text[:_LETTERS]}…"
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    distinct = list(dict.fromkeys(numbers))
+    more = f" and {len(distinct) - 8:,} more" if len(distinct) > 8 else ""
+    return ", ".join(map(str, distinct[:8])) + more
+
+
+def again(facts: Facts) -> list[Html]:
+    """The commands that lead on from here, the scenario, and the words."""
+    folder = shlex.quote(_shown(facts.run.folder))
+    commands = [] if facts.done else [f"ist-fed simulate --resume {folder}   # go on with this run"]
+    commands += [
+        f"ist-fed simulate {folder}/scenario.toml --run runs/again   # the same once more",
+        f"ist-fed compare {folder}/scenario.toml OTHER.toml   # this scenario beside another",
+        f"ist-fed report {folder}   # this page",
+    ]
+    return [
+        tag("h2", "Do it again"),
+        tag("pre", tag("code", "\n".join(commands))),
+        fold("The scenario, every default filled in", tag("pre", tag("code", facts.scenario.to_toml()))),
+        fold(
+            "Words",
+            tag("dl", *(tag(name, text) for entry in _WORDS for name, text in zip(("dt", "dd"), entry, strict=True))),
+        ),
+    ]
+
+
+def _shown(folder: Path) -> str:
+    """The folder as seen from here, if it lies here; a page that is passed on need not tell where its author lives."""
+    path = os.path.relpath(folder)
+    return folder.name if path.startswith("..") else path
+
+
+_WORDS = (
+    ("unit", "One hidden neuron, channel or attention head."),
+    ("axis", "The units of one hidden layer."),
+    ("subnet", "The narrow network that some units of every axis make, with the weights between them."),
+    ("client", "A device with data of its own. It holds one subnet at a time, never sends its data, and trains."),
+    ("round", "The server deals the units out, sends the subnets, waits for them to come back, and merges them."),
+    ("cohort", "The clients that hold the same subnet in one round; their results are averaged."),
+    ("coverage", "The share of the network that some client has trained at least once."),
+    ("FedAvg", "Federated averaging: every client trains the whole network, and the server averages."),
+)

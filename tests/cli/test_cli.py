@@ -1,0 +1,253 @@
+"""The command line as a person uses it: what it prints, where it leaves things, how it fails."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from ist_fed import cli
+
+TINY = """
+name = "tiny"
+task = "digits"
+clients = 4
+rounds = 3
+local_steps = 2
+
+[sizes]
+hidden1 = 32
+hidden2 = 32
+
+[rule]
+name = "disjoint"
+groups = 2
+
+[record]
+tensorboard = false
+"""
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def ist_fed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run `ist-fed …` in an empty folder that holds `tiny.toml`; exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("COLUMNS", "200")
+    Path("tiny.toml").write_text(TINY)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ist-fed", *arguments])
+        capsys.readouterr()
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def test_simulate_trains_and_says_where_everything_is(ist_fed: Command) -> None:
+    code, out, err = ist_fed("simulate", "tiny.toml")
+    assert (code, err) == (0, "")  # quiet when not a terminal
+    assert "accuracy" in out
+    assert "ist-fed report runs/tiny" in out
+    assert Path("runs/tiny/model.safetensors").exists()
+    assert len(Path("runs/tiny/metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_simulate_for_programs(ist_fed: Command) -> None:
+    code, out, _ = ist_fed("simulate", "tiny.toml", "--format", "json", "--set", "rounds=2", "--set", "name=other")
+    *rounds, summary = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [line["round"] for line in rounds] == [1, 2]
+    assert summary["run"] == "runs/other"
+    assert summary["accuracy"] == rounds[-1]["accuracy"]
+
+
+def test_the_same_scenario_gives_the_same_bits(ist_fed: Command) -> None:
+    ist_fed("simulate", "tiny.toml", "--run", "one")
+    ist_fed("simulate", "tiny.toml", "--run", "two")
+    assert Path("one/model.safetensors").read_bytes() == Path("two/model.safetensors").read_bytes()
+
+
+def test_resuming_a_finished_run_changes_nothing(ist_fed: Command) -> None:
+    ist_fed("simulate", "tiny.toml")
+    model, metrics = Path("runs/tiny/model.safetensors").read_bytes(), Path("runs/tiny/metrics.jsonl").read_text()
+    code, out, _ = ist_fed("simulate", "--resume", "runs/tiny")
+    assert code == 0
+    assert "after 3 rounds" in out
+    assert Path("runs/tiny/model.safetensors").read_bytes() == model
+    assert Path("runs/tiny/metrics.jsonl").read_text() == metrics
+
+
+def test_a_run_can_be_made_longer(ist_fed: Command) -> None:
+    ist_fed("simulate", "tiny.toml", "--run", "short")
+    ist_fed("simulate", "tiny.toml", "--run", "long", "--set", "rounds=5")
+    code, _, _ = ist_fed("simulate", "tiny.toml", "--set", "rounds=5", "--resume", "short")
+    assert code == 0
+    assert Path("short/model.safetensors").read_bytes() == Path("long/model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_goes_on_bit_for_bit(stop: signal.Signals, ist_fed: Command, tmp_path: Path) -> None:
+    ist_fed("simulate", "tiny.toml", "--run", "whole", "--set", "rounds=400")
+    command = [sys.executable, "-c", "from ist_fed.cli import main; main()", "simulate", "tiny.toml", "--run", "cut"]
+    process = subprocess.Popen(
+        [*command, "--set", "rounds=400", "--format", "json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout is not None
+    for _ in range(13):  # past a checkpoint, between two
+        process.stdout.readline()
+    process.send_signal(stop)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Resume with: ist-fed simulate --resume cut" in err
+    assert "Traceback" not in err
+    assert not Path("cut/model.safetensors").exists()
+    assert ist_fed("simulate", "--resume", "cut")[0] == 0
+    whole, cut = load_file("whole/model.safetensors"), load_file("cut/model.safetensors")
+    assert all(whole[name].equal(cut[name]) for name in whole)
+    assert _untimed("whole") == _untimed("cut")
+
+
+def _untimed(run: str) -> list[dict[str, object]]:
+    lines = [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def test_inspect_shows_axes_sizes_and_costs(ist_fed: Command) -> None:
+    code, out, _ = ist_fed("inspect", "tiny.toml")
+    assert code == 0
+    assert "hidden2 hidden1" in out
+    facts = json.loads(ist_fed("inspect", "tiny.toml", "--format", "json")[1])
+    assert facts["axes"]["4.weight"] == {"dims": "hidden2 hidden1", "shape": [32, 32]}
+    assert facts["full"]["parameters"] == 64 * 32 + 32 * 32 + 32 * 10 + 10 + 4 * 32
+    assert facts["subnets"][0]["parameters"] == 64 * 16 + 16 * 16 + 16 * 10 + 10 + 4 * 16
+    assert facts["subnets"][0]["flops"] < facts["full"]["flops"] / 2
+    assert 0 < facts["coverage"][0] < facts["coverage"][-1] <= 1
+
+
+def test_inspect_trains_nothing_and_leaves_nothing(ist_fed: Command) -> None:
+    ist_fed("inspect", "tiny.toml")
+    assert sorted(os.listdir()) == ["tiny.toml"]
+
+
+def test_compare_puts_scenarios_side_by_side(ist_fed: Command) -> None:
+    settings = [*("--set", "rounds=3"), *("--set", "local_steps=2"), *("--set", "record.tensorboard=false")]
+    arguments = ["compare", "digits", "digits-fedavg", *settings, "--target", "0.5", "--folder", "both"]
+    code, out, err = ist_fed(*arguments)
+    assert code == 0, err
+    assert "digits-fedavg" in out
+    assert list(Path("both").glob("*.html"))
+    before = {path: path.stat().st_mtime_ns for path in Path("both").rglob("metrics.jsonl")}
+    rows = json.loads(ist_fed(*arguments, "--format", "json")[1].splitlines()[-1])["rows"]
+    assert {path: path.stat().st_mtime_ns for path in Path("both").rglob("metrics.jsonl")} == before  # not run again
+    subnets, whole = rows
+    assert whole["mb_per_client"] / subnets["mb_per_client"] == pytest.approx(1216568 / 107576)
+    assert whole["gflops_per_client"] > 10 * subnets["gflops_per_client"]
+
+
+def test_report_writes_a_page(ist_fed: Command) -> None:
+    ist_fed("simulate", "tiny.toml")
+    code, out, _ = ist_fed("report", "runs/tiny")
+    assert code == 0
+    assert Path(out.split()[-1]).suffix == ".html"
+    assert Path(out.split()[-1]).exists()
+
+
+def test_a_task_of_ones_own_in_the_current_folder(ist_fed: Command) -> None:
+    Path("mine_9.py").write_text("from ist_fed.tasks.digits import Digits\n\n\nclass Mine(Digits):\n    metric = 'mine'\n")
+    code, out, err = ist_fed("simulate", "tiny.toml", "--set", "task=mine_9:Mine")
+    assert code == 0, err
+    assert "mine 0." in out
+
+
+def test_tensorboard_event_files(ist_fed: Command) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    ist_fed("simulate", "tiny.toml", "--set", "record.tensorboard=true")
+    events = EventAccumulator("runs/tiny/tensorboard")
+    events.Reload()
+    lines = [json.loads(line) for line in Path("runs/tiny/metrics.jsonl").read_text().splitlines()]
+    assert [event.value for event in events.Scalars("test/accuracy")] == pytest.approx([e["accuracy"] for e in lines])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["simulate"], "name a scenario"),
+        (["simulate", "digts"], "shipped scenarios are digits"),
+        (["simulate", "tiny.toml", "--set", "training.lrr=1"], "did you mean 'lr'?"),
+        (["simulate", "tiny.toml", "--set", "sizes.hidden1=wide"], "'sizes.hidden1' must be a whole number"),
+        (["simulate", "tiny.toml", "--set", "rule.groups=3"], "use at most 2 groups"),
+        (["simulate", "tiny.toml", "--set", "task=digit"], "did you mean 'digits'?"),
+        (["simulate", "tiny.toml", "--set", "task=nowhere:task"], "cannot be imported"),
+        (["simulate", "tiny.toml", "--set", "options.nrom=layer"], "did you mean 'norm'?"),
+        (["simulate", "tiny.toml", "--set", "device=gpu9"], "but is 'gpu9'"),
+        (["simulate", "tiny.toml", "--set", "device=cuda:77"], "device 'cuda:77' cannot be used here"),
+        (["simulate", "tiny.toml", "--set", "clients=2000"], "too few for 2000 clients"),
+        (["simulate", "tiny.toml", "--resume", "runs/none"], "name the folder of a run"),
+        (["report", "runs/none"], "name the folder of a run"),
+        (["compare", "tiny.toml"], "at least two scenarios"),
+        (["compare", "digits", "digits-fedavg", "--set", "name=same"], "names of their own"),
+    ],
+)
+def test_mistakes_get_one_clear_line(arguments: list[str], says: str, ist_fed: Command) -> None:
+    code, out, err = ist_fed(*arguments)
+    assert code == 1
+    assert err.startswith("error: ")
+    assert says in err
+    assert "Traceback" not in err
+    assert out == ""
+
+
+def test_a_mistake_costs_no_run_folder(ist_fed: Command) -> None:
+    ist_fed("simulate", "tiny.toml", "--set", "rule.groups=3")
+    assert ist_fed("simulate", "tiny.toml")[0] == 0
+
+
+def test_a_run_is_never_overwritten(ist_fed: Command) -> None:
+    ist_fed("simulate", "tiny.toml")
+    code, _, err = ist_fed("simulate", "tiny.toml")
+    assert code == 1
+    assert "--resume runs/tiny" in err
+
+
+def test_resuming_with_another_scenario_is_refused(ist_fed: Command) -> None:
+    ist_fed("simulate", "tiny.toml")
+    code, _, err = ist_fed("simulate", "tiny.toml", "--set", "training.lr=0.5", "--resume", "runs/tiny")
+    assert code == 1
+    assert "training.lr: 0.1 → 0.5" in err
+
+
+def test_debug_shows_the_traceback(ist_fed: Command) -> None:
+    with pytest.raises(cli.IstFedError):
+        ist_fed("--debug", "simulate", "nothing")
+
+
+def test_every_command_explains_itself(ist_fed: Command) -> None:
+    for command in ("simulate", "inspect", "compare", "report"):
+        code, out, _ = ist_fed(command, "-h")
+        assert code == 0
+        assert "Usage:" in out
+
+

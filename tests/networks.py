@@ -1,0 +1,280 @@
+"""Small networks of every kind that can be cut, and the table each must get; the tests of the core share them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ist_fed.arrays import Build
+from ist_fed.models import mlp
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A factory, the sizes to test at, an input, and the whole table written by hand.
+
+    Args:
+        build: the factory.
+        sizes: units of each axis; no two alike, so that no axis passes for another.
+        example: shape of an input; token ids below 11 where `tokens`.
+        table: array → its dimensions, as they are written.
+        declared: what cannot be derived.
+    """
+
+    build: Build
+    sizes: Mapping[str, int]
+    example: tuple[int, ...]
+    table: Mapping[str, str]
+    declared: Mapping[str, str] = field(default_factory=dict)
+    tokens: bool = False
+
+    def function(self) -> Callable[[nn.Module], Tensor]:
+        """What the network computes on one fixed input."""
+        draw = torch.Generator().manual_seed(5)
+        if self.tokens:
+            example = torch.randint(11, self.example, generator=draw)
+        else:
+            example = torch.rand(self.example, generator=draw, dtype=torch.float64) - 0.5
+        return lambda module: module(example if self.tokens else example.to(next(module.parameters()).dtype))
+
+
+# --- Convolutions -----------------------------------------------------------------------------------------------------
+
+
+def cnn(c1: int, c2: int, hidden: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, c1, 3, padding=1),
+        nn.BatchNorm2d(c1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(c1, c2, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(c2 * 4 * 4, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, 5),
+    )
+
+
+class ResidualBlock(nn.Module):
+    """A residual block whose shortcut is a projection, between a stem and a head."""
+
+    def __init__(self, stem: int, mid: int, out: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, stem, 3, padding=1)
+        self.conv1, self.norm1 = nn.Conv2d(stem, mid, 3, padding=1, bias=False), nn.BatchNorm2d(mid)
+        self.conv2, self.norm2 = nn.Conv2d(mid, out, 3, padding=1, bias=False), nn.BatchNorm2d(out)
+        self.shortcut = nn.Conv2d(stem, out, 1, bias=False)
+        self.head = nn.Linear(out, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        return self.head(F.relu(y + self.shortcut(x)).mean(dim=(2, 3)))
+
+
+def depthwise(c: int, wide: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, c, 3, padding=1),
+        nn.Conv2d(c, c, 3, padding=1, groups=c),
+        nn.GroupNorm(1, c),
+        nn.ReLU(),
+        nn.Conv2d(c, wide, 1),
+        nn.GroupNorm(1, wide),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(wide, 5),
+    )
+
+
+class Dense(nn.Module):
+    """A DenseNet step: its second layer sees the units and the input side by side."""
+
+    def __init__(self, growth: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, growth), nn.Linear(6 + growth, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.cat([x, F.relu(self.first(x))], dim=1))
+
+
+# --- Attention --------------------------------------------------------------------------------------------------------
+
+HEAD = 4  # features of one head
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int, heads: int, fused: bool) -> None:
+        super().__init__()
+        self.heads, self.fused = heads, fused
+        if fused:
+            self.qkv = nn.Linear(width, 3 * heads * HEAD)
+        else:
+            self.q, self.k, self.v = (nn.Linear(width, heads * HEAD) for _ in range(3))
+        self.out = nn.Linear(heads * HEAD, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.qkv(x).chunk(3, dim=-1) if self.fused else (self.q(x), self.k(x), self.v(x))
+        q, k, v = (part.unflatten(-1, (self.heads, HEAD)).transpose(1, 2) for part in parts)
+        return self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+
+
+class GPT(nn.Module):
+    """One block; the head is the embedding, so the tied weight stands in the state dict twice."""
+
+    def __init__(self, width: int, heads0: int, ffn0: int, fused: bool = False) -> None:
+        super().__init__()
+        self.tokens, self.places = nn.Embedding(11, width), nn.Embedding(6, width)
+        self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads0, fused)
+        self.norm2 = nn.LayerNorm(width)
+        self.ffn = nn.Sequential(nn.Linear(width, ffn0), nn.GELU(), nn.Linear(ffn0, width))
+        self.head = nn.Linear(width, 11, bias=False)
+        self.head.weight = self.tokens.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.tokens(ids) + self.places.weight[: ids.shape[1]]
+        x = x + self.attention(self.norm1(x))
+        return self.head(x + self.ffn(self.norm2(x)))
+
+
+GPT_TABLE = {
+    "tokens.weight": ". width",
+    "places.weight": ". width",
+    "norm1.weight": "width",
+    "norm1.bias": "width",
+    "attention.out.weight": "width (heads0 4)",
+    "attention.out.bias": "width",
+    "norm2.weight": "width",
+    "norm2.bias": "width",
+    "ffn.0.weight": "ffn0 width",
+    "ffn.0.bias": "ffn0",
+    "ffn.2.weight": "width ffn0",
+    "ffn.2.bias": "width",
+}
+SEPARATE = {
+    f"attention.{p}.{kind}": dims
+    for p in "qkv"
+    for kind, dims in (("weight", "(heads0 4) width"), ("bias", "(heads0 4)"))
+}
+FUSED = {"attention.qkv.weight": "(3 heads0 4) width", "attention.qkv.bias": "(3 heads0 4)"}
+
+
+# --- Recurrence -------------------------------------------------------------------------------------------------------
+
+
+class Recurrent(nn.Module):
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(3, hidden, batch_first=True), nn.Linear(hidden, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x)[0][:, -1])
+
+
+GATES = {
+    "lstm.weight_ih_l0": "(4 hidden) .",
+    "lstm.weight_hh_l0": "(4 hidden) hidden",
+    "lstm.bias_ih_l0": "(4 hidden)",
+    "lstm.bias_hh_l0": "(4 hidden)",
+}
+
+# --- All of them ------------------------------------------------------------------------------------------------------
+
+BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
+
+NETWORKS: dict[str, Network] = {
+    "mlp": Network(
+        build=mlp(inputs=7, outputs=3),
+        sizes={"hidden1": 10, "hidden2": 12},
+        example=(9, 7),
+        table={
+            "1.weight": "hidden1 .",
+            **{f"2.{part}": "hidden1" for part in BATCH_NORM},
+            "2.num_batches_tracked": "()",
+            "4.weight": "hidden2 hidden1",
+            **{f"5.{part}": "hidden2" for part in BATCH_NORM},
+            "5.num_batches_tracked": "()",
+            "7.weight": ". hidden2",
+            "7.bias": ".",
+        },
+    ),
+    "cnn": Network(
+        build=cnn,
+        sizes={"c1": 6, "c2": 8, "hidden": 10},
+        example=(2, 3, 8, 8),
+        table={
+            "0.weight": "c1 . . .",
+            "0.bias": "c1",
+            **{f"1.{part}": "c1" for part in BATCH_NORM},
+            "1.num_batches_tracked": "()",
+            "4.weight": "c2 c1 . .",
+            "4.bias": "c2",
+            "7.weight": "hidden (c2 16)",
+            "7.bias": "hidden",
+            "9.weight": ". hidden",
+            "9.bias": ".",
+        },
+    ),
+    "resnet": Network(
+        build=ResidualBlock,
+        sizes={"stem": 6, "mid": 8, "out": 10},
+        example=(2, 3, 6, 6),
+        table={
+            "stem.weight": "stem . . .",
+            "stem.bias": "stem",
+            "conv1.weight": "mid stem . .",
+            **{f"norm1.{part}": "mid" for part in BATCH_NORM},
+            "norm1.num_batches_tracked": "()",
+            "conv2.weight": "out mid . .",
+            **{f"norm2.{part}": "out" for part in BATCH_NORM},
+            "norm2.num_batches_tracked": "()",
+            "shortcut.weight": "out stem . .",
+            "head.weight": ". out",
+            "head.bias": ".",
+        },
+    ),
+    "depthwise": Network(
+        build=depthwise,
+        sizes={"c": 6, "wide": 8},
+        example=(2, 3, 5, 5),
+        table={
+            "0.weight": "c . . .",
+            "0.bias": "c",
+            "1.weight": "c . . .",
+            "1.bias": "c",
+            "2.weight": "c",
+            "2.bias": "c",
+            "4.weight": "wide c . .",
+            "4.bias": "wide",
+            "5.weight": "wide",
+            "5.bias": "wide",
+            "9.weight": ". wide",
+            "9.bias": ".",
+        },
+    ),
+    "gpt": Network(
+        build=GPT,
+        sizes={"width": 6, "heads0": 3, "ffn0": 10},
+        example=(2, 6),
+        table={**GPT_TABLE, **SEPARATE},
+        tokens=True,
+    ),
+    "gpt_fused": Network(
+        build=lambda **sizes: GPT(**sizes, fused=True),
+        sizes={"width": 6, "heads0": 3, "ffn0": 10},
+        example=(2, 6),
+        table={**GPT_TABLE, **FUSED},
+        declared=FUSED,
+        tokens=True,
+    ),
+    "lstm": Network(
+        build=Recurrent,
+        sizes={"hidden": 6},
+        example=(2, 4, 3),
+        table={**GATES, "head.weight": ". hidden", "head.bias": "."},
+        declared=GATES,
+    ),
+}

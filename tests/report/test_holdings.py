@@ -1,0 +1,109 @@
+"""Plans drawn again are those of training, and what is read off them is true."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from written import SCENARIO, WriteRun
+
+from ist_fed import infer
+from ist_fed.arrays import arrays_of, build_on_meta
+from ist_fed.coverage import Coverage
+from ist_fed.report.curves import lines_of
+from ist_fed.report.holdings import expected_coverage, held, plans_of, summarise
+from ist_fed.report.network import Network, network_of
+from ist_fed.report.units import mosaic
+from ist_fed.rules import Plan
+from ist_fed.tasks.digits import Digits
+
+
+def fake(*subnets: dict[str, list[int]]) -> Plan:
+    units = tuple({axis: torch.tensor(index) for axis, index in subnet.items()} for subnet in subnets)
+    return Plan(subnets=units, cohorts=tuple((number,) for number in range(len(subnets))))
+
+
+@pytest.mark.parametrize("rule", [{"name": "disjoint", "groups": 3, "min_units": 2}, {"name": "full"}])
+def test_plans_drawn_again_are_those_of_training(rule: dict[str, Any]) -> None:
+    scenario = replace(SCENARIO, sizes=tiny.SIZES, rule=rule, seed=1)
+    run = tiny.federate(tiny.Tiny(), scenario.make_rule(), clients=5, rounds=4)
+    lines = [{"round": r.round, "clients": r.clients, "capacities": r.capacities} for r in run.reports]
+    for again, used in zip(plans_of(scenario, lines), run.plans, strict=True):
+        assert again.cohorts == used.cohorts  # in this process, a node's id is the client's number
+        for one, other in zip(again.subnets, used.subnets, strict=True):
+            assert one.keys() == other.keys()
+            assert all(torch.equal(one[axis], other[axis]) for axis in one)
+
+
+def test_an_axis_left_out_of_a_subnet_is_held_whole() -> None:
+    assert held(fake({"a": [1]}, {}), "a", 3).tolist() == [[False, True, False], [True, True, True]]
+
+
+def test_summary_of_disjoint_overlapping_and_whole_subnets() -> None:
+    sizes = {"a": 4, "b": 4}
+    halves = fake({"a": [0, 1], "b": [2, 3]}, {"a": [2, 3], "b": [0, 1]})
+    others = fake({"a": [0, 2], "b": [2, 3]}, {"a": [1, 3], "b": [0, 1]})
+    summary = summarise([halves, halves], sizes, None)
+    assert (summary.disjoint, summary.redrawn, summary.whole, summary.seen) == (True, False, False, 0.5)
+    summary = summarise([halves, others], sizes, None)
+    assert (summary.disjoint, summary.redrawn, summary.seen) == (True, True, 5 / 8)
+    nested = fake({}, {"a": [0], "b": [0]})
+    summary = summarise([nested], sizes, None)
+    assert (summary.disjoint, summary.whole, summary.always_whole) == (False, True, False)
+    assert summary.units == (0.25, 1.0)
+    assert summarise([fake({})], sizes, None).always_whole
+
+
+def test_expected_coverage_is_the_mean_of_measured_coverage(write_run: WriteRun) -> None:
+    network = network_of(SCENARIO)
+    measured, expected = [], []
+    for seed in range(30):
+        run = write_run(f"seed{seed}", seed=seed)
+        lines = lines_of(run)
+        measured.append([line["coverage"] for line in lines])
+        expected.append(expected_coverage(run.scenario, lines, plans_of(run.scenario, lines), network))
+    assert expected[0] == pytest.approx(expected[1])  # of equal groups it does not depend on the draw
+    share = {key: count / sum(network.coordinates.values()) for key, count in network.coordinates.items()}
+    pairs = share["hidden2", "hidden1"]
+    assert expected[0] == pytest.approx([1 - pairs * (1 - 1 / 4) ** r for r in range(1, 7)])
+    assert np.mean(measured, axis=0) == pytest.approx(np.array(expected[0]), abs=0.004)
+
+
+def test_expected_coverage_counts_what_was_merged_only(write_run: WriteRun) -> None:
+    run = write_run(rounds=1)
+    (plan,) = plans_of(run.scenario, lines_of(run))
+    refused = [{"client": client, "reason": ""} for client in plan.cohorts[2]]
+    (line,) = lines_of(run)
+    network = network_of(run.scenario)
+    (value,) = expected_coverage(run.scenario, [{**line, "refused": refused}], [plan], network)
+    build = Digits().build
+    coverage = Coverage(arrays_of(build_on_meta(build, SCENARIO.sizes)), infer(build, SCENARIO.sizes), SCENARIO.sizes)
+    for number in (0, 1, 3):
+        coverage.mark(plan.subnets[number])
+    assert value == pytest.approx(coverage.fraction())
+    one_of_two = [{"client": plan.cohorts[2][0], "reason": ""}]
+    (value,) = expected_coverage(run.scenario, [{**line, "refused": one_of_two}], [plan], network)
+    assert value == pytest.approx(line["coverage"])
+
+
+@pytest.mark.parametrize("rule", [{"name": "full"}, {"name": "disjoint", "groups": 4, "redraw": False}])
+def test_nothing_is_expected_of_rules_that_do_not_draw_afresh(write_run: WriteRun, rule: dict[str, Any]) -> None:
+    run = write_run(rule=rule)
+    lines = lines_of(run)
+    assert expected_coverage(run.scenario, lines, plans_of(run.scenario, lines), network_of(run.scenario)) is None
+
+
+def test_a_subnets_parameters_are_those_of_the_narrow_network() -> None:
+    network = Network(Digits(), SCENARIO.sizes)
+    narrow = Digits().build(hidden1=16, hidden2=24)
+    assert network.parameters({"hidden1": 16, "hidden2": 24}) == sum(p.numel() for p in narrow.parameters())
+    assert network.bytes == sum(array.nbytes for array in arrays_of(Digits().build(**SCENARIO.sizes)).values())
+
+
+def test_a_tile_has_the_colours_of_its_holders() -> None:
+    plan = fake({"a": [0, 1]}, {"a": [1, 2]}, {"a": [1]})
+    colours = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    image = mosaic([plan], "a", 4, np.arange(4), colours, np.zeros(3))
+    assert image.sum(axis=1).tolist() == [[12, 0, 0], [4, 4, 4], [0, 12, 0], [0, 0, 0]]

@@ -1,0 +1,180 @@
+"""Law 5, partition: groups are disjoint and cover every axis; shares follow capacities; in time everyone meets all."""
+
+from collections import Counter
+from fractions import Fraction
+from itertools import combinations, pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ist_fed.errors import RuleError
+from ist_fed.rules import Disjoint, Node, Plan
+from ist_fed.seeds import generator
+
+capacities = st.lists(st.integers(1, 8).map(float), min_size=1, max_size=12)
+group_counts = st.integers(1, 5)
+seeds = st.integers(0, 1 << 32)
+
+
+def nodes_of(capacities: list[float]) -> list[Node]:
+    return [Node(10 + i, capacity) for i, capacity in enumerate(capacities)]
+
+
+def plan_of(rule: Disjoint, count: int, sizes: dict[str, int], round: int = 1, seed: int = 0) -> Plan:
+    return rule(round, nodes_of([1.0] * count), sizes, generator(seed, round, "assign"))
+
+
+@given(group_counts, capacities, st.integers(200, 300), st.integers(200, 300), seeds, st.booleans())
+def test_groups_are_disjoint_and_cover_every_axis(
+    groups: int, capacities: list[float], one: int, other: int, seed: int, redraw: bool
+) -> None:
+    """All of them when each group is held; none twice in any case."""
+    rule = Disjoint(groups=groups, min_units=1, redraw=redraw)
+    nodes = nodes_of(capacities if redraw else [1.0] * len(capacities))
+    sizes = {"hidden1": one, "hidden2": other}
+    plan = rule(1, nodes, sizes, generator(seed))
+    assert len(plan.subnets) == min(groups, len(nodes))
+    for axis, size in sizes.items():
+        dealt = torch.cat([units[axis] for units in plan.subnets])
+        assert len(dealt.unique()) == len(dealt)
+        assert len(nodes) < groups or len(dealt) == size
+
+
+@given(group_counts, capacities, st.integers(200, 300), seeds)
+def test_shares_follow_the_capacities_to_the_unit(groups: int, capacities: list[float], size: int, seed: int) -> None:
+    """By largest remainders: an oracle in fractions, for groups that are all held."""
+    nodes = nodes_of(capacities + [1.0] * (groups - len(capacities)))
+    plan = Disjoint(groups=groups, min_units=1)(1, nodes, {"h": size}, generator(seed))
+    weakest = [min(nodes[id - 10].capacity for id in cohort) for cohort in plan.cohorts]
+    quotas = [Fraction(size) * Fraction(capacity) / sum(map(Fraction, weakest)) for capacity in weakest]
+    shares = [len(units["h"]) for units in plan.subnets]
+    assert sum(shares) == size
+    assert all(int(quota) <= share <= int(quota) + 1 for quota, share in zip(quotas, shares, strict=True))
+    remainders = [(quota % 1, share > quota) for quota, share in zip(quotas, shares, strict=True)]
+    up, down = [r for r, raised in remainders if raised], [r for r, raised in remainders if not raised and r]
+    assert not up or not down or min(up) >= max(down)
+
+
+@given(group_counts, capacities, seeds)
+def test_cohorts_are_even_and_of_like_capacity(groups: int, capacities: list[float], seed: int) -> None:
+    nodes = nodes_of(capacities)
+    plan = Disjoint(groups=groups, min_units=1)(1, nodes, {"h": 300}, generator(seed))
+    counts = [len(cohort) for cohort in plan.cohorts]
+    assert max(counts) - min(counts) <= 1
+    held = [[nodes[id - 10].capacity for id in cohort] for cohort in plan.cohorts]
+    assert all(min(stronger) >= max(weaker) for stronger, weaker in pairwise(held))
+
+
+@given(st.integers(1, 6), st.integers(1, 4))
+def test_with_fewer_clients_than_groups_some_groups_rest(count: int, more: int) -> None:
+    """Each client still holds one group's share, no more: what it can hold does not grow when others leave."""
+    groups = count + more
+    plan = plan_of(Disjoint(groups=groups, min_units=1), count, {"h": 12 * groups})
+    assert [len(units["h"]) for units in plan.subnets] == [12] * count
+    assert [len(cohort) for cohort in plan.cohorts] == [1] * count
+
+
+def test_axes_are_cut_independently() -> None:
+    """Were they cut alike, a unit would meet the same units of the next layer in every round."""
+    plan = plan_of(Disjoint(groups=2, min_units=1), 2, {"hidden1": 64, "hidden2": 64})
+    assert plan.subnets[0]["hidden1"].tolist() != plan.subnets[0]["hidden2"].tolist()
+
+
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_in_time_every_client_meets_every_unit(count: int) -> None:
+    rule, sizes = Disjoint(groups=4, min_units=1), {"h": 16}
+    met: dict[int, set[int]] = {10 + i: set() for i in range(count)}
+    for round in range(1, 61):
+        for node, units in plan_of(rule, count, sizes, round).items():
+            met[node] |= set(units["h"].tolist())
+    assert all(units == set(range(16)) for units in met.values())  # missed with probability 16·count·(3/4)^60 < 1e-5
+
+
+def test_every_pair_of_clients_comes_to_share_a_subnet() -> None:
+    """Cohorts are drawn anew: with equal capacities no two clients are kept apart."""
+    rule, met = Disjoint(groups=3, min_units=1), set()
+    for round in range(60):
+        for cohort in plan_of(rule, 6, {"h": 30}, round).cohorts:
+            met |= {frozenset(pair) for pair in combinations(cohort, 2)}
+    assert len(met) == 15
+
+
+def test_a_unit_falls_to_each_client_equally_often() -> None:
+    """Capacities equal: unit 0's holder over 2000 rounds is uniform (chi-squared, 3 degrees, beyond 1 in 10 000)."""
+    rule, rounds = Disjoint(groups=4, min_units=1), 2000
+    holders = Counter(
+        node for round in range(rounds) for node, units in plan_of(rule, 4, {"h": 8}, round).items() if 0 in units["h"]
+    )
+    assert sum((n - rounds / 4) ** 2 / (rounds / 4) for n in holders.values()) < 21.1
+
+
+def test_a_hidden_weight_stays_untouched_with_the_known_probability() -> None:
+    """(1 − 1/n)^R after R rounds for any pair of units of two layers. Source: Yuan et al., 2022."""
+    groups, rounds, size = 4, 6, 64
+    touched = torch.zeros(size, size, dtype=torch.bool)
+    for round in range(rounds):
+        for units in plan_of(Disjoint(groups=groups, min_units=1), groups, {"a": size, "b": size}, round).subnets:
+            touched[units["a"][:, None], units["b"]] = True
+    assert abs(float((~touched).float().mean()) - (1 - 1 / groups) ** rounds) < 0.01
+
+
+# --- Fixed groups -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [2, 4, 7, 8])
+def test_fixed_groups_stay_and_clients_move_on(count: int) -> None:
+    groups = 4
+    rule, sizes = Disjoint(groups=groups, min_units=1, redraw=False), {"a": 18, "b": 9}
+    held: dict[int, list[tuple[int, ...]]] = {10 + i: [] for i in range(count)}
+    for round in range(1, groups + 1):
+        for node, units in plan_of(rule, count, sizes, round, seed=round).items():
+            held[node].append(tuple(units["a"].tolist()))
+    everything = {group for groups_met in held.values() for group in groups_met}
+    assert len(everything) == groups  # the same four in every round
+    assert all(not set(one) & set(other) for one, other in combinations(everything, 2))
+    for groups_met in held.values():
+        assert len(set(groups_met)) == groups  # a client keeps none, and has met all in as many rounds as groups
+
+
+def test_fixed_groups_never_train_the_weights_between_them() -> None:
+    rule, touched = Disjoint(groups=2, min_units=1, redraw=False), torch.zeros(8, 8, dtype=torch.bool)
+    for round in range(20):
+        for units in plan_of(rule, 2, {"a": 8, "b": 8}, round).subnets:
+            touched[units["a"][:, None], units["b"]] = True
+    assert touched.float().mean() == 0.5
+
+
+def test_fixed_groups_refuse_unequal_capacities() -> None:
+    rule = Disjoint(groups=2, redraw=False)
+    with pytest.raises(RuleError, match=r"redraw=False needs equal capacities, but they are \[1.0, 2.0\]"):
+        rule(1, nodes_of([1.0, 2.0, 1.0]), {"h": 64}, generator(0))
+
+
+# --- What is refused --------------------------------------------------------------------------------------------------
+
+
+def test_more_groups_than_units_says_what_would_do() -> None:
+    with pytest.raises(RuleError) as refused:
+        plan_of(Disjoint(groups=8, min_units=16), 8, {"hidden1": 512, "hidden2": 100})
+    assert str(refused.value) == (
+        "every subnet needs at least min_units=16 units of every axis, but axis 'hidden2' has 100 units for 8 groups; "
+        "use at most 6 groups, widen 'hidden2' to 128, or lower min_units"
+    )
+
+
+def test_what_the_message_proposes_would_do() -> None:
+    plan_of(Disjoint(groups=6, min_units=16), 8, {"hidden2": 100})
+    plan_of(Disjoint(groups=8, min_units=16), 8, {"hidden2": 128})
+
+
+def test_a_client_too_weak_for_min_units_is_named_by_its_share() -> None:
+    with pytest.raises(RuleError, match=r"share of axis 'h' would be 9 units, fewer than min_units=16 .*\[91, 9\]"):
+        Disjoint(groups=2)(1, nodes_of([10.0, 1.0]), {"h": 100}, generator(0))
+
+
+@pytest.mark.parametrize(("groups", "min_units"), [(0, 1), (-1, 1), (1, 0)])
+def test_no_groups_and_no_units_are_refused(groups: int, min_units: int) -> None:
+    with pytest.raises(RuleError, match="at least 1"):
+        Disjoint(groups=groups, min_units=min_units)

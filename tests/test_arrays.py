@@ -1,0 +1,98 @@
+"""A module's state goes out once a tensor, and comes back only where it fits exactly."""
+
+import pytest
+import torch
+from networks import NETWORKS, Network
+from torch import Tensor, nn
+
+from ist_fed.arrays import arrays_of, build_on_meta, load_arrays
+from ist_fed.errors import AxesError
+
+
+class Buffered(nn.Module):
+    """One array of each kind that a state dict may hold, and some that it does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2, 3))
+        self.register_buffer("scratch", torch.zeros(4), persistent=False)
+        self.register_buffer("kept", self.scratch)  # the same tensor, this time persistent
+        self.register_buffer("count", torch.tensor(3))
+        self.register_buffer("mask", torch.tensor([True, False]))
+        self.register_buffer("nothing", None)
+
+
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+def test_the_whole_state_dict_is_there_each_tensor_once(network: Network) -> None:
+    module = network.build(**network.sizes)
+    state = module.state_dict(keep_vars=True)
+    arrays = arrays_of(module)
+    assert {tensor.data_ptr() for tensor in arrays.values()} == {tensor.data_ptr() for tensor in state.values()}
+    assert len({tensor.data_ptr() for tensor in arrays.values()}) == len(arrays)
+    assert [name for name in state if name in arrays] == list(arrays)  # in the state dict's order
+
+
+def test_arrays_are_views_without_gradients() -> None:
+    module = nn.Linear(2, 2)
+    array = arrays_of(module)["weight"]
+    assert array.data_ptr() == module.weight.data_ptr()
+    assert not array.requires_grad
+
+
+def test_persistent_buffers_are_there_and_others_are_not() -> None:
+    assert list(arrays_of(Buffered())) == ["weight", "kept", "count", "mask"]
+
+
+def test_extra_state_is_refused() -> None:
+    class Extra(nn.Linear):
+        def get_extra_state(self) -> Tensor:
+            return torch.ones(1)
+
+    with pytest.raises(AxesError, match="'_extra_state' is neither"):
+        arrays_of(Extra(2, 2))
+
+
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+def test_what_is_loaded_is_what_was_there(network: Network) -> None:
+    torch.manual_seed(0)
+    source, target = network.build(**network.sizes).eval(), network.build(**network.sizes).eval()
+    load_arrays(target, arrays_of(source))
+    assert all(
+        torch.equal(a, b) for a, b in zip(source.state_dict().values(), target.state_dict().values(), strict=True)
+    )
+    assert torch.equal(network.function()(source), network.function()(target))
+
+
+def test_loading_copies_and_keeps_ties() -> None:
+    network = NETWORKS["gpt"]
+    module = network.build(**network.sizes)
+    arrays = {name: torch.ones_like(array) for name, array in arrays_of(module).items()}
+    load_arrays(module, arrays)
+    arrays["tokens.weight"].zero_()
+    assert module.head.weight is module.tokens.weight
+    assert bool((module.head.weight == 1).all())
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"bias": None}, r"on one side only: \['bias'\]"),
+        ({"spare": torch.ones(1)}, r"on one side only: \['spare'\]"),
+        ({"bias": torch.ones(3)}, r"'bias' must be \(2,\) torch.float32, but is \(3,\)"),
+        ({"bias": torch.ones(1)}, "'bias' must be"),  # would broadcast
+        ({"bias": torch.ones(2, dtype=torch.float64)}, "but is .* torch.float64"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_changes_nothing(changed: dict[str, Tensor | None], message: str) -> None:
+    module = nn.Linear(3, 2)
+    before = {name: array.clone() for name, array in arrays_of(module).items()}
+    arrays = {name: array + 1 for name, array in before.items()} | changed
+    with pytest.raises(AxesError, match=message):
+        load_arrays(module, {name: array for name, array in arrays.items() if array is not None})
+    assert all(torch.equal(array, before[name]) for name, array in arrays_of(module).items())
+
+
+def test_a_module_on_the_meta_device_has_shapes_and_no_memory() -> None:
+    module = build_on_meta(nn.Linear, {"in_features": 1 << 30, "out_features": 1 << 30})
+    assert arrays_of(module)["weight"].shape == (1 << 30, 1 << 30)
+    assert arrays_of(module)["weight"].is_meta

@@ -1,0 +1,113 @@
+"""Law 1, symmetry: permuting the units of any axis leaves the network's function unchanged; wrong tables are caught."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import NETWORKS, Network
+from torch import nn
+
+from ist_fed.arrays import arrays_of, load_arrays
+from ist_fed.axes import Dim, infer
+from ist_fed.errors import AxesError
+from ist_fed.models import mlp
+from ist_fed.subnet import extract
+from ist_fed.symmetry import check_symmetry
+
+
+def check(network: Network, declared: dict[str, str] | None = None) -> None:
+    axes = infer(network.build, network.sizes, network.declared if declared is None else declared)
+    check_symmetry(network.build, network.sizes, axes, network.function())
+
+
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+def test_the_law_holds(network: Network) -> None:
+    check(network)
+
+
+@settings(max_examples=25)
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    st.sampled_from(["batch", "layer", "none"]),
+    st.data(),
+)
+def test_the_law_holds_for_every_mlp_and_every_permutation(widths: list[int], norm: str, data: st.DataObject) -> None:
+    """Said again without `check_symmetry`: all axes permuted at once, in training mode too."""
+    sizes = {f"hidden{i}": width for i, width in enumerate(widths, start=1)}
+    build = mlp(4, 3, norm=norm)
+    orders = {axis: torch.tensor(data.draw(st.permutations(range(size)))) for axis, size in sizes.items()}
+    module, permuted = build(**sizes).double(), build(**sizes).double()
+    load_arrays(permuted, extract(arrays_of(module), infer(build, sizes), orders))
+    example = torch.rand(5, 4, dtype=torch.float64)
+    assert torch.allclose(module(example), permuted(example), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "axis"), [("gpt_fused", "heads0"), ("lstm", "hidden")])
+def test_a_layout_that_is_not_declared_is_caught(name: str, axis: str) -> None:
+    with pytest.raises(AxesError, match=f"permuting '{axis}' changes the network's output.*declare it") as caught:
+        check(NETWORKS[name], declared={})
+    assert next(iter(NETWORKS[name].declared)) in str(caught.value)  # names the arrays to look at
+
+
+@pytest.mark.parametrize("wrong", ["(2 heads0 6) width", "(6 heads0 2) width", "(12 heads0) width"])
+def test_a_wrong_declaration_is_caught(wrong: str) -> None:
+    network = NETWORKS["gpt_fused"]
+    with pytest.raises(AxesError, match="permuting 'heads0'"):
+        check(network, declared={**network.declared, "attention.qkv.weight": wrong})
+
+
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+def test_an_axis_missing_anywhere_is_caught(network: Network) -> None:
+    """Forgetting one dimension of one array breaks the law, whichever it is."""
+    axes = infer(network.build, network.sizes, network.declared)
+    split = [(name, at, dim.axis) for name, dims in axes.items() for at, dim in enumerate(dims) if dim.axis]
+    for name, at, axis in split:
+        if name == "attention.k.bias":
+            continue  # the softmax cancels it, so its order is truly of no account
+        broken = {**axes, name: (*axes[name][:at], Dim(), *axes[name][at + 1 :])}
+        with pytest.raises(AxesError, match=f"permuting '{axis}'"):
+            check_symmetry(network.build, network.sizes, broken, network.function())
+
+
+class Ordered(nn.Module):
+    """Its units have an order: each is weighted by its number."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, hidden)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.first(x) @ torch.arange(self.first.out_features, dtype=x.dtype)
+
+
+@pytest.mark.parametrize("hidden", [2, 3, 8])
+def test_units_with_an_order_are_caught_however_few(hidden: int) -> None:
+    sizes = {"hidden": hidden}
+    example = torch.rand(4, 3, dtype=torch.float64)
+    for seed in range(20):
+        with pytest.raises(AxesError, match="if units have an order"):
+            check_symmetry(Ordered, sizes, infer(Ordered, sizes), lambda module: module(example), seed=seed)
+
+
+def test_a_network_that_computes_nan_is_caught() -> None:
+    sizes, build, example = {"hidden1": 4}, mlp(3, 2), torch.full((2, 3), torch.nan, dtype=torch.float64)
+    with pytest.raises(AxesError, match="permuting 'hidden1'"):
+        check_symmetry(build, sizes, infer(build, sizes), lambda module: module(example))
+
+
+def test_the_check_is_repeatable_and_leaves_the_global_stream_alone() -> None:
+    network = NETWORKS["mlp"]
+    axes, before = infer(network.build, network.sizes), torch.get_rng_state()
+
+    def outputs() -> list[torch.Tensor]:
+        seen: list[torch.Tensor] = []
+
+        def function(module: nn.Module) -> torch.Tensor:
+            seen.append(network.function()(module))
+            return seen[-1]
+
+        check_symmetry(network.build, network.sizes, axes, function)
+        return seen
+
+    assert torch.equal(torch.stack(outputs()), torch.stack(outputs()))
+    assert torch.equal(torch.get_rng_state(), before)

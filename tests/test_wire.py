@@ -1,0 +1,601 @@
+"""What crosses the wire: round trips, and everything that must be refused."""
+
+import hashlib
+import json
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
+from flwr.common.serde import message_from_proto, message_to_proto, recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ist_fed import wire
+from ist_fed.errors import WireError
+from ist_fed.train import Training
+
+DTYPES = [
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool,
+    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8,
+]  # fmt: skip
+SHAPES = [(), (0,), (1,), (3,), (2, 0, 5), (3, 5)]
+
+
+def example(dtype: torch.dtype, shape: tuple[int, ...], seed: int = 0) -> Tensor:
+    draw = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return draw > 0 if dtype == torch.bool else (10 * draw.abs()).to(dtype)
+
+
+ARRAYS = {f"{dtype}-{shape}": example(dtype, shape) for dtype in DTYPES for shape in SHAPES}
+NARROW = {
+    "weight": example(torch.float32, (4, 3)),
+    "bias": example(torch.float32, (4,)),
+    "mask": example(torch.bool, (5,)),
+    "half": example(torch.bfloat16, (3,)),
+    "counter": torch.tensor(7),
+}
+
+
+# --- Flat arrays ------------------------------------------------------------------------------------------------------
+
+
+class TestPack:
+    def test_round_trip_of_every_dtype_and_shape(self) -> None:
+        parcel = wire.pack(ARRAYS)
+        assert tiny.same(wire.unpack(parcel.layout, parcel.array), dict(ARRAYS))
+        assert parcel.size == sum(array.nbytes for array in ARRAYS.values())
+
+    @pytest.mark.parametrize("arrays", [{}, {"a": torch.empty(0)}, {"a": torch.tensor(1.5)}])
+    def test_round_trip_of_little(self, arrays: dict[str, Tensor]) -> None:
+        parcel = wire.pack(arrays)
+        assert tiny.same(wire.unpack(parcel.layout, parcel.array), arrays)
+
+    def test_arrays_laid_out_otherwise_are_packed_in_row_major_order(self) -> None:
+        strided = torch.arange(24.0).view(4, 6)
+        arrays = {"t": strided.T, "s": strided[::2, 1::2], "p": torch.nn.Parameter(strided.clone())}
+        parcel = wire.pack(arrays)
+        assert tiny.same(wire.unpack(parcel.layout, parcel.array), {n: a.detach() for n, a in arrays.items()})
+
+    def test_an_empty_array_from_numpy_is_packed(self) -> None:
+        arrays = {"a": torch.from_numpy(np.zeros((0, 3), np.float32))}
+        parcel = wire.pack(arrays)
+        assert tiny.same(wire.unpack(parcel.layout, parcel.array), arrays)
+
+    def test_every_array_is_aligned_and_nothing_is_padding(self) -> None:
+        parcel = wire.pack(ARRAYS)
+        arrays = wire.unpack(parcel.layout, parcel.array)
+        assert all(array.data_ptr() % array.element_size() == 0 for array in arrays.values() if array.numel())
+        itemsizes = [array.element_size() for array in arrays.values()]
+        assert itemsizes == sorted(itemsizes, reverse=True)
+
+    def test_unpacking_copies_nothing(self) -> None:
+        parcel = wire.pack({"a": torch.zeros(1 << 20)})
+        tracemalloc.start()
+        arrays = wire.unpack(parcel.layout, parcel.array)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert arrays["a"].numel() == 1 << 20
+        assert peak < 1 << 16
+
+    @pytest.mark.parametrize("length", [0, 1, 1000, 123456789])
+    def test_the_header_is_the_one_that_numpy_writes(self, length: int) -> None:
+        buffer = BytesIO()
+        np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": (length,)})
+        assert wire._header(length) == buffer.getvalue()
+
+    def test_flower_reads_the_same_bytes(self) -> None:
+        parcel = wire.pack(NARROW)
+        flat = parcel.array.numpy()
+        assert (flat.dtype, flat.nbytes) == (np.uint8, parcel.size)
+        assert hashlib.sha256(flat.tobytes()).hexdigest() == parcel.label().digest
+
+    def test_a_dtype_that_cannot_travel_is_named(self) -> None:
+        with pytest.raises(WireError, match=r"'w' is complex64; convert it"):
+            wire.pack({"ok": torch.zeros(2), "w": torch.zeros(2, dtype=torch.complex64)})
+
+
+def flat(data: bytes, dtype: str = "uint8", shape: Any = None, stype: str = "numpy.ndarray") -> Array:
+    return Array(dtype, (len(data) - 128,) if shape is None else shape, stype, data)
+
+
+class TestHostileLayouts:
+    """A layout comes from outside on the client's side only; there too it must not crash or take memory."""
+
+    @pytest.mark.parametrize(
+        "layout",
+        [
+            "", "{", "nonsense", "null", "7", '"text"', "[1]", "[[]]", '[["a"]]', '{"a": 1}', '{"abc": 1}',
+            '[["a", "float32"]]', '[["a", "float32", 3]]', '[["a", "float32", "3"]]', '[["a", "float32", {}]]',
+            '[["a", "float32", [1.0]]]', '[["a", "float32", [true]]]', '[["a", "float32", [null]]]',
+            '[["a", "float32", [-1]]]', '[["a", "float32", [-2, -2]]]', '[["a", "float99", [1]]]',
+            '[["a", ["float32"], [1]]]', '[[1, "float32", [1]]]', '[["a", "float32", [1]], ["a", "float32", [1]]]',
+            '[["a", "float32", [200000000000]]]', '[["a", "float32", [4611686018427387904, 4]]]',
+            '[["a", "float32", [0, 9223372036854775807, 9223372036854775807]]]',
+            f'[["a", "float32", [{"9" * 4000}]]]', f'[["a", "float32", [{"9" * 5000}]]]',
+            f'[["a", "uint8", [{", ".join(["1"] * 70)}]]]', "[" * 100_000, '[["a", "float32", ' + "[" * 100_000,
+            '[["a", "float32", [NaN]]]',
+        ],
+        ids=range(33),
+    )  # fmt: skip
+    @pytest.mark.parametrize("size", [0, 4])
+    def test_is_refused_without_taking_memory(self, layout: str, size: int) -> None:
+        array = wire.pack({"a": torch.zeros(size, dtype=torch.uint8)}).array
+        tracemalloc.start()
+        with pytest.raises(WireError) as caught:
+            wire.unpack(layout, array)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 4 << 20
+        assert len(str(caught.value)) < 1000
+
+    def test_a_narrow_array_before_a_wide_one(self) -> None:
+        array = wire.pack({"a": torch.zeros(7, dtype=torch.uint8)}).array
+        with pytest.raises(WireError, match="wider dtypes first"):
+            wire.unpack('[["a", "uint8", [3]], ["b", "float32", [1]]]', array)
+
+
+class TestHostilePayloads:
+    parcel = wire.pack(NARROW)
+
+    @pytest.mark.parametrize(
+        "array",
+        [
+            flat(parcel.array.data[:-1]),
+            flat(parcel.array.data + b"\0"),
+            flat(parcel.array.data[:128]),
+            flat(parcel.array.data[128:]),
+            flat(b"", shape=(0,)),
+            flat(parcel.array.data.replace(b"|u1", b"|i1")),
+            flat(parcel.array.data.replace(f"({parcel.size},)".encode(), b"(99,)")),
+            flat(parcel.array.data, dtype="float32"),
+            flat(parcel.array.data, dtype="\x1b[2J" + "x" * 10**6),
+            flat(parcel.array.data, shape=(10**11,)),
+            flat(parcel.array.data, shape=()),
+            flat(parcel.array.data, shape=tuple(range(10**5))),
+            flat(parcel.array.data, stype="torch.pickle"),
+            Array(np.frombuffer(parcel.array.data[128:], np.int8)),
+            Array(np.zeros((2, 2), np.float32)),
+        ],
+        ids=range(15),
+    )  # fmt: skip
+    def test_is_refused(self, array: Array) -> None:
+        with pytest.raises(WireError, match=f"must come as {self.parcel.size} bytes of type uint8") as caught:
+            wire.unpack(self.parcel.layout, array)
+        assert len(str(caught.value)) < 400
+        assert str(caught.value).isprintable()
+
+    def test_a_header_that_claims_800_gb_takes_no_memory(self) -> None:
+        buffer = BytesIO()
+        about = {"descr": "<f8", "fortran_order": False, "shape": (10**11,)}
+        np.lib.format.write_array_header_1_0(buffer, about)
+        bomb = Array("float64", (10**11,), "numpy.ndarray", buffer.getvalue())
+        tracemalloc.start()
+        with pytest.raises(WireError):
+            wire.unpack(self.parcel.layout, bomb)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 1 << 16
+
+
+class TestWideRecord:
+    def test_round_trip(self) -> None:
+        assert tiny.same(wire.from_record(wire.to_record(ARRAYS), ARRAYS), ARRAYS)
+
+    def test_what_comes_out_is_ones_own(self) -> None:
+        record = wire.to_record(NARROW)
+        wire.from_record(record, NARROW)["weight"].fill_(9)
+        assert tiny.same(wire.from_record(record, NARROW), NARROW)
+
+    def test_a_second_name_of_a_tied_weight_is_left_out(self) -> None:
+        record = wire.to_record({**NARROW, "head.weight": NARROW["weight"]})
+        assert wire.from_record(record, NARROW).keys() == NARROW.keys()
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"weight": None}, r"lack 'weight'; they have \['bias'"),
+            ({"weight": torch.zeros(3, 4)}, r"'weight' must be \(4, 3\) torch.float32, but is \(3, 4\)"),
+            ({"weight": torch.zeros(4, 3, dtype=torch.float64)}, r"'weight' must be .* but is \(4, 3\) torch.float64"),
+            ({"half": torch.zeros(3)}, r"'half' must be \(3,\) torch.bfloat16, but is \(3,\) torch.float32"),
+        ],
+    )
+    def test_what_does_not_fit_is_refused(self, change: dict[str, Tensor | None], message: str) -> None:
+        changed = {name: array for name, array in {**NARROW, **change}.items() if array is not None}
+        with pytest.raises(WireError, match=message):
+            wire.from_record(wire.to_record(changed), NARROW)
+
+
+# --- Messages ---------------------------------------------------------------------------------------------------------
+
+FIELDS: dict[str, Any] = {
+    "round": 3,
+    "nonce": "ab" * 16,
+    "seed": (1 << 63) - 1,
+    "local_steps": 5,
+    "lr": 0.1,
+    "sizes": {"hidden1": 4},
+    "training": asdict(Training()),
+}
+LABEL = wire.pack(NARROW).label()
+
+
+def order_message(**changed: Any) -> Message:
+    message = wire.order_message(5, wire.pack(NARROW), {**FIELDS, **changed}, ConfigRecord({"mine": 1}), 60.0)
+    message.metadata.__dict__["_message_id"] = "m1"
+    return message
+
+
+def order() -> wire.Order:
+    return wire.open_order(order_message())
+
+
+TRAINED = {name: array + 1 if array.dtype != torch.bool else ~array for name, array in NARROW.items()}
+
+
+def reply(arrays: dict[str, Tensor] = TRAINED, **changed: Any) -> Message:
+    opened = replace(order(), **changed)
+    return wire.reply_message(opened, arrays, loss=0.5, seconds=0.1, reply_to=order_message())
+
+
+def opened(message: Message, **changed: Any) -> wire.Reply:
+    return wire.open_reply(message, **{"round": 3, "nonce": FIELDS["nonce"], "label": LABEL, **changed})
+
+
+def over_the_wire(message: Message) -> Message:
+    """As Flower sends it."""
+    proto = message_to_proto(message)
+    return message_from_proto(type(proto).FromString(proto.SerializeToString()))
+
+
+class TestOrders:
+    def test_round_trip_through_flowers_own_bytes(self) -> None:
+        message = over_the_wire(order_message())
+        received = wire.open_order(message)
+        assert {key: getattr(received, key) for key in FIELDS} == FIELDS
+        assert tiny.same(received.arrays, {name: NARROW[name] for name in received.arrays})
+        assert received.arrays.keys() == NARROW.keys()
+        assert received.digest == LABEL.digest
+        assert (message.metadata.dst_node_id, message.metadata.group_id) == (5, "3")
+        assert message.metadata.message_type == MessageType.TRAIN
+        assert message.metadata.ttl == 60.0
+        assert message.content.config_records["config"] == {"mine": 1}
+
+    @pytest.mark.parametrize("key", [*FIELDS, "layout"])
+    def test_a_missing_key_is_named(self, key: str) -> None:
+        message = order_message()
+        del message.content["order"][key]
+        with pytest.raises(WireError, match=rf"{key}.*same version of ist_fed"):
+            wire.open_order(message)
+
+    @pytest.mark.parametrize("key", ["order", "subnet"])
+    def test_a_missing_record_is_named(self, key: str) -> None:
+        message = order_message()
+        del message.content[key]
+        with pytest.raises(WireError, match=key):
+            wire.open_order(message)
+
+    def test_an_order_of_a_later_version_is_refused(self) -> None:
+        with pytest.raises(WireError, match=r"unexpected keyword argument 'lease'.*same version"):
+            wire.open_order(order_message(lease="x"))
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("round", 0), ("round", "3"), ("round", True), ("nonce", 5), ("seed", -1), ("seed", 1.5),
+            ("local_steps", 0), ("local_steps", -3), ("local_steps", 2.0), ("lr", float("nan")), ("lr", -0.1),
+            ("lr", float("inf")), ("lr", "0.1"), ("lr", [0.1]), ("sizes", "[]"), ("sizes", '{"hidden1": -4}'),
+            ("sizes", '{"hidden1": 4.0}'), ("sizes", '{"hidden1": true}'), ("training", "7"), ("training", "[]"),
+        ],
+    )  # fmt: skip
+    def test_a_value_that_makes_no_sense_is_named(self, key: str, value: Any) -> None:
+        with pytest.raises(WireError, match=f"an order's {key} makes no sense"):
+            wire.open_order(order_message(**{key: value}))
+
+    @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, b"\xff", 7])
+    @pytest.mark.parametrize("key", ["sizes", "training", "layout"])
+    def test_text_that_is_not_json_is_refused(self, key: str, text: Any) -> None:
+        message = order_message()
+        message.content["order"][key] = text
+        with pytest.raises(WireError):
+            wire.open_order(message)
+
+    def test_an_error_where_an_order_should_be(self) -> None:
+        with pytest.raises(WireError, match="must hold a subnet"):
+            wire.open_order(Message(Error(1, "no"), reply_to=order_message()))
+
+    def test_nonces_do_not_repeat(self) -> None:
+        nonces = {wire.new_nonce() for _ in range(1000)}
+        assert len(nonces) == 1000
+        assert all(len(bytes.fromhex(nonce)) == 16 for nonce in nonces)
+
+
+class TestReplies:
+    def test_round_trip_through_flowers_own_bytes(self) -> None:
+        received = opened(over_the_wire(reply()))
+        assert tiny.same(dict(sorted(received.arrays.items())), dict(sorted(TRAINED.items())))
+        assert (received.size, received.loss, received.seconds) == (LABEL.size, 0.5, 0.1)
+
+    @pytest.mark.parametrize(
+        ("changed", "message"),
+        [
+            ({"nonce": "cd" * 16}, r"must echo the nonce of its order, abab.*, but says cdcd.*; it answers another"),
+            ({"round": 2}, "must echo the round of its order, 3, but says 2"),
+            ({"digest": "0" * 64}, "must echo the digest of its order"),
+        ],
+    )
+    def test_a_replay_is_refused(self, changed: dict[str, Any], message: str) -> None:
+        with pytest.raises(WireError, match=message):
+            opened(reply(**changed))
+
+    @pytest.mark.parametrize(
+        "arrays",
+        [
+            {**TRAINED, "weight": torch.zeros(3, 4)},
+            {**TRAINED, "weight": torch.zeros(4, 3, dtype=torch.float64)},
+            {**TRAINED, "extra": torch.zeros(1)},
+            {name: array for name, array in TRAINED.items() if name != "bias"},
+            {("bios" if name == "bias" else name): array for name, array in TRAINED.items()},
+            dict(reversed(TRAINED.items())),
+            {},
+        ],
+    )
+    def test_other_arrays_are_refused(self, arrays: dict[str, Tensor]) -> None:
+        with pytest.raises(WireError, match="must hold the arrays that were sent, in the same layout"):
+            opened(reply(arrays))
+
+    @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+    @pytest.mark.parametrize("name", ["weight", "half"])
+    def test_a_value_that_is_not_finite_is_refused(self, name: str, value: float) -> None:
+        bad = TRAINED[name].clone()
+        bad.view(-1)[1] = value
+        with pytest.raises(WireError, match=f"must be finite, but '{name}' holds NaN or infinity"):
+            opened(reply({**TRAINED, name: bad}))
+
+    def test_a_byte_that_is_no_bool_is_refused(self) -> None:
+        bad = torch.full((5,), 2, dtype=torch.uint8).view(torch.bool)
+        with pytest.raises(WireError, match="must be 0 or 1, but 'mask' holds another byte"):
+            opened(reply({**TRAINED, "mask": bad}))
+
+    @pytest.mark.parametrize("key", ["round", "nonce", "digest", "layout"])
+    @pytest.mark.parametrize("value", [None, 3, 3.0, True, "", "3", b"3", [3], ["a", "b"], [], 1 << 62])
+    def test_an_echo_of_another_type_is_refused(self, key: str, value: Any) -> None:
+        if (key, value, type(value)) == ("round", 3, int):
+            return
+        message = reply()
+        if value is None:
+            del message.content["reply"][key]
+        else:
+            message.content["reply"][key] = value
+        with pytest.raises(WireError):
+            opened(message)
+
+    def test_records_that_are_missing_or_too_many(self) -> None:
+        subnet = wire.pack(TRAINED).array
+        for change in (
+            lambda content: content.pop("subnet"),
+            lambda content: content.pop("reply"),
+            lambda content: content.update(more=ArrayRecord({"a": subnet})),
+            lambda content: content["subnet"].update(more=subnet),
+            lambda content: content["subnet"].pop("flat"),
+            lambda content: content.update(subnet=ConfigRecord({"flat": b"x"})),
+            lambda content: content.update(reply=MetricRecord({"round": 3})),
+        ):
+            message = reply()
+            change(message.content)
+            with pytest.raises(WireError):
+                opened(message)
+
+    def test_a_message_without_content(self) -> None:
+        message = reply()
+        message.__dict__["_content"] = None
+        with pytest.raises(WireError, match="must hold records, but is empty"):
+            opened(message)
+
+    @pytest.mark.parametrize(
+        ("metrics", "loss", "seconds"),
+        [
+            ({}, None, None),
+            ({"loss": float("nan"), "seconds": float("inf")}, None, None),
+            ({"loss": 1e300, "seconds": -5.0}, None, None),
+            ({"loss": [1.0, 2.0], "seconds": [1]}, None, None),
+            ({"loss": 2, "seconds": 3}, 2.0, 3.0),
+            ({"loss": -1.5, "seconds": 0.0}, -1.5, 0.0),
+        ],
+    )
+    def test_numbers_beside_it_never_refuse_a_subnet(
+        self, metrics: dict[str, Any], loss: float | None, seconds: float | None
+    ) -> None:
+        message = reply()
+        message.content["metrics"] = MetricRecord(metrics)
+        received = opened(message)
+        assert received.loss == loss if loss is not None else received.loss != received.loss
+        assert received.seconds == seconds if seconds is not None else received.seconds != received.seconds
+
+
+NASTY = "\x1b[31mred\x1b[0m\r\n\tand\x00 more \u202e\u2028 text " + "x" * 1_000_000
+
+
+class TestWhatAClientSays:
+    def test_a_refusal(self) -> None:
+        with pytest.raises(WireError, match=r"^the client did not train: no data$"):
+            opened(wire.refusal_message("no data", reply_to=order_message()))
+
+    def test_an_error_of_flowers(self) -> None:
+        with pytest.raises(WireError, match=r"^the client failed: it is gone$"):
+            opened(Message(Error(5, "it is gone"), reply_to=order_message()))
+        with pytest.raises(WireError, match=r"^the client failed: code 5$"):
+            opened(Message(Error(5), reply_to=order_message()))
+
+    @pytest.mark.parametrize(
+        "message",
+        [
+            lambda: wire.refusal_message(NASTY, reply_to=order_message()),
+            lambda: Message(Error(2, NASTY), reply_to=order_message()),
+            lambda: Message(RecordDict({"reply": ConfigRecord({"error": NASTY})}), reply_to=order_message()),
+            lambda: reply(nonce=NASTY),
+        ],
+    )
+    def test_long_and_unprintable_text_becomes_one_short_line(self, message: Callable[[], Message]) -> None:
+        made = message()
+        tracemalloc.start()
+        with pytest.raises(WireError) as caught:
+            opened(made)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        text = str(caught.value)
+        assert text.isprintable()
+        assert "red" in text
+        assert len(text) < 800
+        assert peak < 1 << 17  # not the million characters that were sent
+
+    def test_a_refusal_is_short_when_it_is_sent(self) -> None:
+        message = wire.refusal_message(NASTY, reply_to=order_message())
+        assert len(message.content["reply"]["error"]) <= 2000
+
+    @pytest.mark.parametrize("said", [5, True, 2.5, b"\xff\x00", ["a", "b"], [1] * 1000, "", 1 << 62, float("nan")])
+    def test_what_is_no_text_is_shown_all_the_same(self, said: Any) -> None:
+        message = Message(RecordDict({"reply": ConfigRecord({"error": said})}), reply_to=order_message())
+        with pytest.raises(WireError, match=r"the client did not train: ."):
+            opened(message)
+        with pytest.raises(WireError, match=r"the client failed: ."):
+            opened(Message(Error(2, said), reply_to=order_message()))
+
+
+class TestProfiles:
+    def ask(self) -> Message:
+        return wire.profile_question(5, 60.0)
+
+    def test_round_trip_through_flowers_own_bytes(self) -> None:
+        profile = wire.Profile(client=3, examples=100, capacity=0.5)
+        answer = over_the_wire(wire.profile_answer(profile, reply_to=over_the_wire(self.ask())))
+        assert wire.open_profile(answer) == profile
+        assert self.ask().metadata.message_type == MessageType.QUERY
+
+    @pytest.mark.parametrize(
+        "record",
+        [
+            {}, {"client": 1, "examples": 5}, {"client": 1.0, "examples": 5, "capacity": 1.0},
+            {"client": 1, "examples": 5, "capacity": 1}, {"client": True, "examples": 5, "capacity": 1.0},
+            {"client": -1, "examples": 5, "capacity": 1.0}, {"client": 1, "examples": -5, "capacity": 1.0},
+            {"client": 1, "examples": 1 << 60, "capacity": 1.0}, {"client": 1, "examples": 5, "capacity": 0.0},
+            {"client": 1, "examples": 5, "capacity": -1.0}, {"client": 1, "examples": 5, "capacity": float("nan")},
+            {"client": 1, "examples": 5, "capacity": float("inf")}, {"client": [1], "examples": 5, "capacity": 1.0},
+            {"client": "1", "examples": "5", "capacity": "1"}, {"client": 10**5000, "examples": 5, "capacity": 1.0},
+        ],
+    )  # fmt: skip
+    def test_numbers_that_make_no_sense_are_refused(self, record: dict[str, Any]) -> None:
+        message = Message(RecordDict({"node": ConfigRecord(record)}), reply_to=self.ask())
+        with pytest.raises(WireError):
+            wire.open_profile(message)
+
+    def test_other_answers_are_refused(self) -> None:
+        for answer in (
+            Message(RecordDict(), reply_to=self.ask()),
+            Message(RecordDict({"node": MetricRecord({"client": 1})}), reply_to=self.ask()),
+            Message(Error(2, "No query function registered"), reply_to=self.ask()),
+        ):
+            with pytest.raises(WireError):
+                wire.open_profile(answer)
+
+
+# --- Fuzz -------------------------------------------------------------------------------------------------------------
+
+SCALARS = st.one_of(
+    st.integers(-(1 << 63), (1 << 63) - 1), st.floats(), st.text(max_size=40), st.binary(max_size=40), st.booleans(),
+    st.lists(st.integers(-5, 5), max_size=3), st.just(FIELDS["nonce"]), st.just(3), st.just(LABEL.digest),
+)  # fmt: skip
+KEYS = st.sampled_from(["round", "nonce", "digest", "layout", "error", "more"])
+
+
+def mutate(data: st.DataObject, message: Message) -> None:
+    """One change to any part of a reply but the trained values themselves."""
+    content = message.content
+    subnet = content["subnet"]["flat"]
+    kind = data.draw(st.sampled_from(["echo", "drop", "header", "bytes", "declared", "record", "metric", "copy"]))
+    if kind == "echo":
+        content["reply"][data.draw(KEYS)] = data.draw(SCALARS)
+    elif kind == "drop":
+        del content[data.draw(st.sampled_from(["subnet", "reply", "metrics"]))]
+    elif kind == "header":
+        at = data.draw(st.integers(0, 127))
+        subnet.data = subnet.data[:at] + bytes([data.draw(st.integers(0, 255))]) + subnet.data[at + 1 :]
+    elif kind == "bytes":
+        end = data.draw(st.integers(0, len(subnet.data)))
+        subnet.data = subnet.data[:end] + data.draw(st.binary(max_size=300))
+    elif kind == "declared":
+        subnet.dtype = data.draw(st.sampled_from(["uint8", "float32", "object", ""]))
+        subnet.shape = tuple(data.draw(st.lists(st.integers(-1, 1 << 62), max_size=3)))
+    elif kind == "record":
+        name = data.draw(st.sampled_from(["subnet", "reply", "metrics", "more"]))
+        content[name] = data.draw(st.sampled_from([ArrayRecord(), ConfigRecord(), MetricRecord()]))
+    elif kind == "metric":
+        content["metrics"] = MetricRecord({"loss": data.draw(st.floats()), "seconds": data.draw(st.floats())})
+    else:
+        content["subnet"][data.draw(st.sampled_from(["flat", "more"]))] = subnet
+
+
+def outcome(message: Message) -> wire.Reply | None:
+    """What the server makes of a message: a reply, or None where it refuses it in one short line."""
+    try:
+        return opened(message)
+    except WireError as error:
+        text = str(error)
+    assert text.isprintable()
+    assert len(text) < 1000
+    return None
+
+
+@given(st.data())
+def test_a_reply_that_was_changed_anywhere_is_refused_or_harmless(data: st.DataObject) -> None:
+    message = reply()
+    for _ in range(data.draw(st.integers(1, 3))):
+        try:
+            mutate(data, message)
+        except KeyError:  # what it would change is gone
+            break
+    received = outcome(message)
+    if received is None:
+        return
+    assert {name: (a.shape, a.dtype) for name, a in received.arrays.items()} == {
+        name: (a.shape, a.dtype) for name, a in NARROW.items()
+    }
+    assert all(bool(array.isfinite().all()) for array in received.arrays.values())
+    content = message.content
+    assert {**content["reply"]} | {"round": 3, "nonce": FIELDS["nonce"], "digest": LABEL.digest} == {**content["reply"]}
+    if content["subnet"]["flat"].data == wire.pack(TRAINED).array.data:
+        assert tiny.same(dict(sorted(received.arrays.items())), dict(sorted(TRAINED.items())))
+
+
+@given(st.data())
+def test_flowers_bytes_with_some_flipped_never_crash_the_server(data: st.DataObject) -> None:
+    sent = bytearray(recorddict_to_proto(reply().content).SerializeToString())
+    for _ in range(data.draw(st.integers(1, 4))):
+        sent[data.draw(st.integers(0, len(sent) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        content = recorddict_from_proto(ProtoRecordDict.FromString(bytes(sent)))
+    except Exception:  # Flower itself refuses it
+        return
+    received = outcome(Message(content, reply_to=order_message()))
+    if received is not None:
+        assert received.arrays.keys() == NARROW.keys()
+        assert all(bool(array.isfinite().all()) for array in received.arrays.values())
+
+
+@given(st.text(max_size=200), st.integers(0, 40))
+def test_no_layout_crashes_a_client(text: str, size: int) -> None:
+    array = wire.pack({"a": torch.zeros(size, dtype=torch.uint8)}).array
+    for layout in (text, json.dumps([[text, "uint8", [size]]]), json.dumps([["a", text, [size]]])):
+        try:
+            arrays = wire.unpack(layout, array)
+        except WireError:
+            continue
+        assert sum(a.nbytes for a in arrays.values()) == size
