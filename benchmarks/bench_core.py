@@ -4,11 +4,15 @@
 
 One 4096 × 4096 float32 matrix is cut into n groups by rows, by columns, and by both (a block, as between two hidden
 layers). What is measured and what it is compared with take turns in one run, on matrices that together are larger than
-the cache and come round in turn; numbers are medians. Freed memory is kept by the allocator, so that neither side pays
-for the kernel clearing new pages, which would be most of the time of both.
+the cache and come round in turn. Numbers are medians of the thread's processor time, which is its wall time on an idle
+machine. Freed memory is kept by the allocator, so that neither side pays for the kernel clearing new pages, which would
+be most of the time of both.
 
-Two things are timed besides `extract`. `write` is the indexed write of one part into a matrix that is there already.
-`merge` is a whole round: `Merge`, n times `add`, and `result`, which copies the wide matrix once.
+Two things are timed besides `extract`. `merge` is a whole round: `Merge`, n times `add`, and `result`, which makes one
+new wide matrix. `write` is the indexed write of one part alone, into a matrix that is there already. What must be
+touched: of rows the slice; of columns the matrix, since a cache line holds sixteen neighbours; of a block the rows it
+lies in. A merge must touch that n times and clone the matrix; the last lines of the table compare it with the least
+anything could do, to clone the matrix and copy n slices that lie in one piece.
 """
 
 import ctypes
@@ -69,20 +73,20 @@ def keep_freed_memory() -> None:
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
-        libc.mallopt(-1, 1 << 40 if ctypes.sizeof(ctypes.c_int) > 4 else (1 << 31) - 1)  # M_TRIM_THRESHOLD
+        libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
 
 
 def medians(work: Mapping[str, Work], matrices: list[Tensor]) -> dict[str, float]:
-    """Seconds of each piece of work, all of them in turn, each on the next matrix."""
+    """Seconds of each piece of work on one thread, all of them in turn, each on the next matrix."""
     seconds: dict[str, list[float]] = {name: [] for name in work}
     turn = 0
     for _ in range(REPEATS + 1):  # the first is to warm up
         for name, run in work.items():
             matrix = matrices[turn % len(matrices)]
             turn += 1
-            started = time.perf_counter()
+            started = time.thread_time()
             run(matrix)
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(time.thread_time() - started)
     return {name: statistics.median(times[1:]) for name, times in seconds.items()}
 
 
@@ -102,7 +106,7 @@ def core_lines(slice: str, n: int, matrices: list[Tensor]) -> list[dict[str, Any
     plan = Disjoint(groups=n)(1, [Node(i) for i in range(n)], sizes, generator(0, n, slice))
     parts = [extract({"w": matrices[0]}, axes, units) for units in plan.subnets]
     places = _places({"w": matrices[0]}, axes, sizes, plan.subnets[0])["w"]
-    target, spare = matrices[0].clone(), matrices[1].clone()
+    written, copied, spare = (matrices[0].clone() for _ in range(3))
     touched = WIDTH if slice == "columns" else WIDTH // n  # rows
 
     def merge(matrix: Tensor) -> object:
@@ -125,8 +129,8 @@ def core_lines(slice: str, n: int, matrices: list[Tensor]) -> list[dict[str, Any
         {
             "extract": lambda matrix: extract({"w": matrix}, axes, plan.subnets[0]),
             "clone touched": lambda matrix: matrix[:touched].clone(),
-            "write": lambda matrix: _write(target, places, parts[0]["w"]),
-            "copy touched": lambda matrix: target[:touched].copy_(matrix[:touched]),
+            "write": lambda matrix: _write(written, places, parts[0]["w"]),
+            "copy touched": lambda matrix: copied[:touched].copy_(matrix[:touched]),
             "merge": merge,
             "clone, touch n times": clone_and_touch,
             "clone, copy n slices": clone_and_slices,
@@ -135,7 +139,7 @@ def core_lines(slice: str, n: int, matrices: list[Tensor]) -> list[dict[str, Any
     )
     against = [
         ("extract", "clone touched", f"cloning {TOUCHED[slice]}", TARGETS[slice]),
-        ("write", "copy touched", f"copying {TOUCHED[slice]}", TARGETS[slice]),
+        ("write", "copy touched", f"copying {TOUCHED[slice]}", None),
         (
             "merge",
             "clone, touch n times",

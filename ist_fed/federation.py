@@ -41,6 +41,7 @@ def federate(grid: Grid, run: Run, *, resume: bool = False, on_line: Callable[[L
         IstFedError: what went wrong; the last whole round is saved here too.
     """
     scenario = run.scenario
+    run.ask_to_stop(False)  # by whoever stopped it the last time
     task = load_task(scenario.task, scenario.options)
     recorder = _Recorder(run, task, on_line)
     strategy = IndependentSubnetTraining(
@@ -145,6 +146,8 @@ class _Recorder:
         self._run.record(line)
         self._board(line)
         self._on_line(line)
+        if self._run.is_asked_to_stop():
+            raise KeyboardInterrupt
 
     def save(self) -> None:
         """Write a checkpoint of the last whole round, unless there is one."""

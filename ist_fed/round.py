@@ -20,6 +20,8 @@ from ist_fed.subnet import Merge, Units
 
 logger = logging.getLogger("ist_fed")
 
+_NAMED = 10  # refused clients of one round that a warning each is worth; the report names all
+
 
 @dataclass(frozen=True)
 class Refused:
@@ -148,6 +150,8 @@ class Round:
         for sent in self._pending:
             self._refuse(sent, "no reply came before the deadline")
         self._pending.clear()
+        if len(self._refused) > _NAMED:
+            logger.warning("round %d: %d more clients were refused", self.number, len(self._refused) - _NAMED)
         if self._merged < min_replies:
             reasons = Counter(refused.reason for refused in self._refused).most_common(3)
             said = "; ".join(f"{count} × {reason}" for reason, count in reasons) or "nobody was asked"
@@ -193,4 +197,7 @@ class Round:
 
     def _refuse(self, sent: _Sent, reason: str) -> None:
         self._refused.append(Refused(sent.client.number, reason))
-        logger.warning("round %d: client %d: %s; its units keep their values", self.number, sent.client.number, reason)
+        level = logging.WARNING if len(self._refused) <= _NAMED else logging.DEBUG
+        logger.log(
+            level, "round %d: client %d: %s; its units keep their values", self.number, sent.client.number, reason
+        )

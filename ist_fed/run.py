@@ -50,6 +50,7 @@ class Run:
         self.folder, self.scenario = folder, scenario
         self._metrics = folder / "metrics.jsonl"
         self._checkpoints = folder / "checkpoints"
+        self._stop = folder / "stop"
 
     @classmethod
     def create(cls, folder: Path, scenario: Scenario) -> "Run":
@@ -64,7 +65,9 @@ class Run:
             (folder / "checkpoints").mkdir()
         except OSError as error:
             if not os.path.lexists(folder):
-                raise RunError(f"the run's folder '{folder}' cannot be made: {error.strerror}") from error
+                raise RunError(
+                    f"the run's folder '{folder}' cannot be made: {error.strerror}; choose another with --run"
+                ) from error
             remedy = f"resume it with --resume {folder}, " if (folder / "scenario.toml").exists() else ""
             raise RunError(
                 f"a run never overwrites anything, but '{folder}' exists; {remedy}choose another folder with --run, "
@@ -130,7 +133,7 @@ class Run:
             with self._metrics.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
         except OSError as error:
-            raise RunError(f"'{self._metrics}' cannot be written: {error.strerror}; make room") from error
+            raise _unwritable(self._metrics, error) from error
 
     def _lines(self) -> list[str]:
         """The whole lines: what follows the last line break is still being written, or was cut short by a crash."""
@@ -198,6 +201,19 @@ class Run:
         matches = (re.fullmatch(r"round-(\d+)\.json", path.name) for path in self._checkpoints.glob("round-*.json"))
         return sorted((int(match[1]) for match in matches if match), reverse=True)
 
+    # --- Stopping from another process --------------------------------------------------------------------------------
+
+    def ask_to_stop(self, stop: bool = True) -> None:
+        """Ask whoever trains this run to stop after the round in progress; or take the request back."""
+        if stop:
+            self._stop.touch()
+        else:
+            self._stop.unlink(missing_ok=True)
+
+    def is_asked_to_stop(self) -> bool:
+        """Whether someone asked."""
+        return self._stop.exists()
+
     # --- The final model ----------------------------------------------------------------------------------------------
 
     def save_model(self, arrays: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -214,8 +230,10 @@ class Run:
 def _read_checkpoint(stem: Path, number: int) -> Checkpoint:
     about = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
     data = stem.with_suffix(".safetensors").read_bytes()
+    if len(data) != about["bytes"]:
+        raise ValueError(f"it has {len(data)} bytes, but {about['bytes']} were written")
     if hashlib.sha256(data).hexdigest() != about["sha256"]:
-        raise ValueError(f"its {len(data)} bytes are not the {about['bytes']} that were written")
+        raise ValueError("its bytes are not those that were written")
     if about["round"] != number:
         raise ValueError(f"it says that it is of round {about['round']}")
     parts: dict[str, dict[str, Tensor]] = {"arrays": {}, "coverage": {}}
@@ -257,6 +275,8 @@ def _write_atomically(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise RunError(
-            f"'{path}' cannot be written: {error.strerror}; make room, or give the right to write there"
-        ) from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> RunError:
+    return RunError(f"'{path}' cannot be written: {error.strerror}; make room, or give the right to write there")

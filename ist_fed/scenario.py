@@ -286,7 +286,8 @@ _NAMES = {
 def _meaning(cls: Any, name: str) -> str:
     """What a field means, from the class's docstring."""
     lines = (line.strip() for line in (cls.__doc__ or "").splitlines())
-    return next((line.partition(": ")[2] for line in lines if line.startswith(f"{name}:")), "it has no default")
+    said = next((line.partition(": ")[2] for line in lines if line.startswith(f"{name}:")), "it has no default")
+    return said.rstrip(".")
 
 
 def from_run_config(config: Mapping[str, object], app: Path) -> Scenario:

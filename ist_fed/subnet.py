@@ -15,7 +15,7 @@ Units = Mapping[str, Tensor]
 Indices = Sequence[Tensor | None]
 """Per dimension of an array: the positions held, or None for all of them."""
 
-_CHUNK = 1 << 17  # coordinates addressed at once on a CPU, so that their addresses stay in its cache
+_CHUNK = 1 << 17  # coordinates handled at once on a CPU, so that what is made of them on the way stays in its cache
 
 
 @torch.no_grad()
@@ -47,7 +47,8 @@ class Merge:
     take their holders' maximum. A coordinate that nobody sent keeps its bits.
 
     Parts of one subnet are added up at the subnet's size, and subnets at the wide network's before they hold more than
-    twice its coordinates; so memory is a few times the wide network's however many parts come.
+    twice its coordinates. So however many parts come, at most 11 times the wide network's bytes are held (in float32,
+    where every subnet has several holders and all overlap), and where nothing overlaps little more than the parts.
 
     Args:
         arrays: the wide network as it was; it is not changed.
@@ -97,9 +98,7 @@ class Merge:
         merged = {}
         for name, array in self._arrays.items():
             if not self._means and (len(cohorts) == 1 or any(dim.axis in apart for dim in self._axes[name])):
-                merged[name] = array.clone(memory_format=torch.contiguous_format)
-                for cohort in cohorts:
-                    _write(merged[name], cohort.places[name], cohort.mean(name))
+                merged[name] = _put(array, [(cohort.places[name], cohort.mean(name)) for cohort in cohorts])
             else:
                 mean = self._means[name].copy() if self._means else _Mean(array)
                 for cohort in cohorts:
@@ -251,7 +250,9 @@ def _read(array: Tensor, places: Indices) -> Tensor:
         return array.index_select(*split[0])
     out = array.new_empty(_shape(array, places))
     wide, narrow = _blocks(array, places), _blocks(out, places)
-    for part, addresses in _addresses(array, places):
+    # Half the bytes of an address where they will do; to write, torch takes int64 only.
+    dtype = torch.int32 if array.numel() < 1 << 31 else torch.int64
+    for part, addresses in _addresses(array, places, dtype):
         torch.index_select(wide, 0, addresses, out=narrow[part])
     return out
 
@@ -264,8 +265,36 @@ def _write(target: Tensor, places: Indices, value: Tensor) -> None:
         target.index_copy_(*split[0], value)
     else:
         wide, narrow = _blocks(target, places), _blocks(value, places)
-        for part, addresses in _addresses(target, places):
+        for part, addresses in _addresses(target, places, torch.int64):
             wide.index_copy_(0, addresses, narrow[part])
+
+
+def _put(array: Tensor, parts: Sequence[tuple[Indices, Tensor]]) -> Tensor:
+    """A copy of `array` with parts written in that share no coordinate."""
+    split = {tuple(at for at, index in enumerate(places) if index is not None) for places, _ in parts}
+    match [*split]:
+        case [(at,)] if at > 0:
+            return _gather(array, at, parts)
+    out = array.clone(memory_format=torch.contiguous_format)
+    for places, value in parts:
+        _write(out, places, value)
+    return out
+
+
+def _gather(array: Tensor, at: int, parts: Sequence[tuple[Indices, Tensor]]) -> Tensor:
+    """The same along one dimension that is not the first: one pass that reads here and there and writes in order."""
+    held = torch.cat([index for places, _ in parts if (index := places[at]) is not None])
+    pieces = [value for _, value in parts]
+    if len(held) < array.shape[at]:
+        pieces.append(array)  # for the entries that nobody holds
+    source = torch.arange(len(held), len(held) + array.shape[at], device=array.device)
+    source[held] = torch.arange(len(held), device=array.device)
+    out = torch.empty_like(array, memory_format=torch.contiguous_format)
+    step = _rows_at_once(array.numel() // max(1, len(array)), len(array), array.device)
+    for start in range(0, len(array), step):
+        rows = slice(start, start + step)
+        torch.index_select(torch.cat([piece[rows] for piece in pieces], at), at, source, out=out[rows])
+    return out
 
 
 def _split_dims(places: Indices) -> int:
@@ -279,18 +308,27 @@ def _blocks(array: Tensor, places: Indices) -> Tensor:
     return array.reshape(array.numel() // max(1, block), block).squeeze(1)
 
 
-def _addresses(array: Tensor, places: Indices) -> Iterator[tuple[slice, Tensor]]:
+def _addresses(array: Tensor, places: Indices, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
     """Which blocks of the narrow array stand at which blocks of the wide one, some rows of the narrow one at a time."""
     shape, device = array.shape[: _split_dims(places)], array.device
-    rows, *rest = [torch.arange(n, device=device) if i is None else i for n, i in zip(shape, places, strict=False)]
+    rows, *rest = [
+        torch.arange(length, device=device) if index is None else index
+        for length, index in zip(shape, places, strict=False)
+    ]
     row = torch.zeros(1, dtype=torch.int64, device=device)
     stride = 1
     for length, index in zip(reversed(shape[1:]), reversed(rest), strict=True):
         row = (index[:, None] * stride + row).flatten()
         stride *= length
-    step = max(1, _CHUNK // max(1, len(row))) if device.type == "cpu" else max(1, len(rows))
-    buffer = torch.empty((min(step, len(rows)), len(row)), dtype=torch.int64, device=device)
+    first, row = (rows[:, None] * stride).to(dtype), row.to(dtype)
+    step = _rows_at_once(len(row), len(rows), device)
+    buffer = torch.empty((step, len(row)), dtype=dtype, device=device)
     for start in range(0, len(rows), step):
-        first = rows[start : start + step, None] * stride
-        addresses = torch.add(first, row, out=buffer[: len(first)]).view(-1)
+        some = first[start : start + step]
+        addresses = torch.add(some, row, out=buffer[: len(some)]).view(-1)
         yield slice(start * len(row), start * len(row) + len(addresses)), addresses
+
+
+def _rows_at_once(row: int, rows: int, device: torch.device) -> int:
+    """As many rows of `row` entries as stay in a processor's cache; on other devices all."""
+    return max(1, min(rows, _CHUNK // max(1, row)) if device.type == "cpu" else rows)

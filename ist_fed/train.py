@@ -220,7 +220,7 @@ def evaluate(model: nn.Module, task: Task, data: Dataset[Batch], batch_size: int
     """
     examples = length(data)
     if examples == 0:
-        raise TrainingError("an evaluation needs at least one example, but the test data are empty")
+        raise TrainingError("an evaluation needs at least one example, but the data are empty; give it test data")
     device = device_of(model)
     model.eval()
     loss = score = 0.0
@@ -252,7 +252,9 @@ def recalibrate(model: nn.Module, data: Dataset[Batch], batch_size: int = 1024) 
     if not norms:
         return
     if length(data) < 2:
-        raise TrainingError(f"BatchNorm statistics need at least two examples, but there are {length(data)}")
+        raise TrainingError(
+            f"BatchNorm statistics need at least two examples, but there are {length(data)}; calibrate with more"
+        )
     device, momenta = device_of(model), [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()

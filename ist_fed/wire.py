@@ -359,7 +359,12 @@ def open_reply(message: Message, *, round: int, nonce: str, label: Label) -> Rep
     content = _content(message)
     echo = _record(content, _REPLY, ConfigRecord)
     if "error" in echo:
-        raise WireError(f"the client did not train: {_short(echo['error']) or 'it gave no reason'}")
+        raise WireError(f"the client did not train: {_short(echo['error'])}")
+    if not echo:
+        raise WireError(
+            f"a reply must be what ist_fed's Worker answers, but this one holds {_short(', '.join(content))}; let the "
+            f"ClientApp return Worker.train(message)"
+        )
     _check_echo(echo, round, nonce, label)
     arrays = _checked_arrays(content, label)
     metrics = _record(content, _METRICS, MetricRecord)
@@ -430,9 +435,9 @@ def _short(value: object, length: int = _SHOWN_CHARACTERS) -> str:
     elif value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 64):
         text = str(value)
     else:
-        text = f"a {type(value).__name__}"
+        text = f"a value of type {type(value).__name__}"
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return line if len(line) <= length else line[:length] + " …"
+    return (line if len(line) <= length else line[:length] + " …") or "nothing"
 
 
 # --- Nodes: who is there ---------------------------------------------------------------------------------------------

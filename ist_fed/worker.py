@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Mapping
 
 import torch
 from flwr.app import Message
@@ -18,9 +17,11 @@ from ist_fed.train import Training, length, network, train
 
 logger = logging.getLogger("ist_fed")
 
+_Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
+
 
 class Worker:
-    """One client: its task, its data, its device. It keeps nothing from round to round.
+    """One client: its task, its data, its device. No result depends on what it did before.
 
     Args:
         task: gives the factory and the loss.
@@ -44,6 +45,7 @@ class Worker:
                 f"a client has a number from 0 and a positive capacity, but this one has {client} and {capacity}"
             )
         self._task, self._data, self._device = task, data, torch.device(device)
+        self._shapes: tuple[dict[str, int], _Shapes] = ({}, {})  # of the last sizes, which are mostly those of the next
         self._profile = wire.Profile(client=client, examples=length(data), capacity=float(capacity))
 
     def query(self, message: Message) -> Message:
@@ -64,7 +66,11 @@ class Worker:
     def _follow(self, order: wire.Order, message: Message) -> Message:
         try:
             training = Training(**order.training)
-        except (TypeError, ValueError) as error:
+        except TypeError as error:
+            raise WireError(
+                f"this client cannot train as ordered: {error}; server and client must run the same version of ist_fed"
+            ) from error
+        except ValueError as error:
             raise WireError(f"this client cannot train as ordered: {error}") from error
         rng = generator(order.seed, order.round, "batches", self._profile.client)
         model = self._network(order.sizes, order.arrays)
@@ -73,10 +79,11 @@ class Worker:
         seconds = time.perf_counter() - started
         return wire.reply_message(order, arrays_of(model), loss=loss, seconds=seconds, reply_to=message)
 
-    def _network(self, sizes: Mapping[str, int], arrays: Arrays) -> nn.Module:
+    def _network(self, sizes: dict[str, int], arrays: Arrays) -> nn.Module:
         """Build the subnet; before any memory is taken, check that it is as large as what was sent."""
-        own = {name: (tuple(a.shape), a.dtype) for name, a in arrays_of(build_on_meta(self._task.build, sizes)).items()}
-        sent = {name: (tuple(a.shape), a.dtype) for name, a in arrays.items()}
+        if sizes != self._shapes[0]:
+            self._shapes = (sizes, _shapes(arrays_of(build_on_meta(self._task.build, sizes))))
+        own, sent = self._shapes[1], _shapes(arrays)
         differing = sorted(name for name in own.keys() | sent.keys() if own.get(name) != sent.get(name))
         if differing:
             name = differing[0]
@@ -86,6 +93,10 @@ class Worker:
                 f"{_described(own.get(name))} is built; give server and client the same task and [options]"
             )
         return network(self._task, sizes, arrays, self._device)
+
+
+def _shapes(arrays: Arrays) -> _Shapes:
+    return {name: (tuple(array.shape), array.dtype) for name, array in arrays.items()}
 
 
 def _described(array: tuple[tuple[int, ...], torch.dtype] | None) -> str:

@@ -136,6 +136,16 @@ def test_who_does_not_answer_is_refused_and_named(caplog: pytest.LogCaptureFixtu
     assert report.bytes_down == 2 * report.bytes_up
 
 
+def test_of_many_who_are_refused_some_are_named_and_the_rest_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig(*[units(0, 1)] * 40)
+    rig.round.take(rig.reply(0, 4.0))
+    with caplog.at_level(logging.WARNING, "ist_fed"):
+        report = rig.round.close(1)
+    assert [refused.client for refused in report.refused] == list(range(1, 40))
+    assert len(caplog.records) == 11
+    assert "round 4: 29 more clients were refused" in caplog.text
+
+
 def test_units_are_covered_once_the_round_is_closed() -> None:
     rig = Rig(units(0, 1), units(0, 1), units(2, 3))
     rig.round.take(rig.reply(0, 4.0))

@@ -149,7 +149,7 @@ def test_a_run_configuration_holds_the_text_or_a_path_in_the_app(tmp_path: Path)
         ("rule.groups=4", "rule.groups", 4),
         ("options={ a = [1, 2] }", "options.a", [1, 2]),
         ("options.text=", "options.text", ""),
-        ("options.text=x\ny = 3", "options.text", "x\ny = 3"),
+        ("options.text=1\ny = 3", "options.text", "1\ny = 3"),
     ],
 )
 def test_an_override_is_typed_like_the_file(override: str, path: str, value: Any) -> None:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
+from math import cos, pi
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from ist_fed import extract, rules, wire
 from ist_fed.arrays import arrays_of
 from ist_fed.engines.inprocess import InProcessGrid
 from ist_fed.errors import AxesError, RoundError, WireError
+from ist_fed.seeds import generator
 from ist_fed.train import Training, evaluate, served
 from ist_fed.worker import Worker
 
@@ -190,6 +192,27 @@ def test_resume(rule: rules.Rule, stop: int) -> None:
         assert (one.loss, one.coverage, one.clients) == (other.loss, other.coverage, other.clients)
 
 
+def test_the_rate_of_each_round_is_that_of_the_schedule_over_the_whole_run() -> None:
+    rates = []
+
+    def watching(worker: Worker, message: Message) -> Message:
+        rates.append(wire.open_order(message).lr)
+        return worker.train(message)
+
+    training = Training(lr=0.4, schedule="cosine", batch_size=8)
+    tiny.federate(tiny.Tiny(), rules.Full(), 1, rounds=4, training=training, instead={0: watching})
+    assert rates == pytest.approx([0.2 * (1 + cos(pi * done / 4)) for done in range(4)])
+
+
+def test_units_are_dealt_out_anew_each_round_from_the_seed_and_the_round_alone() -> None:
+    run = tiny.federate(tiny.Tiny(), HALVES, 2, rounds=3)
+    nodes = [rules.Node(0), rules.Node(1)]
+    for round, plan in enumerate(run.plans, 1):
+        expected = HALVES(round, nodes, tiny.SIZES, generator(1, round, "assign"))
+        assert all(tiny.same(plan[node], expected[node]) for node in (0, 1))
+    assert not tiny.same(run.plans[0][0], run.plans[1][0])
+
+
 def test_the_same_inputs_give_the_same_bits_and_another_seed_others() -> None:
     one, other, third = (tiny.federate(tiny.Tiny(), HALVES, 3, rounds=2, seed=seed) for seed in (5, 5, 6))
     assert tiny.same(one.after, other.after)
@@ -249,7 +272,7 @@ def check_only_this_block_is_kept(run: tiny.Run, node: int, reason: str) -> None
         (answering(lambda a: {**a, "extra": a["1.weight"]}), "must hold the arrays that were sent"),
         (answering(lambda a: {}), "must hold the arrays that were sent"),
         (answering(with_nan), "must be finite, but '4.weight' holds NaN or infinity"),
-        (lambda worker, message: Message(RecordDict(), reply_to=message), "must echo the round"),
+        (lambda worker, message: Message(RecordDict(), reply_to=message), "must be what ist_fed's Worker answers"),
         (lambda worker, message: wire.refusal_message("it is night", reply_to=message), "did not train: it is night"),
     ],
 )  # fmt: skip
@@ -553,7 +576,8 @@ def context(client: int = 0) -> Context:
     return Context(run_id=1, node_id=client, node_config={}, state=RecordDict(), run_config={})
 
 
-def test_within_anyones_flower_apps() -> None:
+@pytest.mark.parametrize("asks", [True, False])
+def test_within_anyones_flower_apps(asks: bool) -> None:
     """A ServerApp and a ClientApp as a user writes them; only the processes between them are left out."""
     task, results = tiny.Tiny(), []
     server, client = ServerApp(), ClientApp()
@@ -568,10 +592,12 @@ def test_within_anyones_flower_apps() -> None:
         number = context.node_id
         return Worker(task, task.client_data(number, 3), client=number).train(message)
 
-    @client.query()
-    def query(message: Message, context: Context) -> Message:
-        number = context.node_id
-        return Worker(task, task.client_data(number, 3), client=number).query(message)
+    if asks:  # a ClientApp need not have a query function
+
+        @client.query()
+        def query(message: Message, context: Context) -> Message:
+            number = context.node_id
+            return Worker(task, task.client_data(number, 3), client=number).query(message)
 
     class App:
         def __init__(self, number: int) -> None:

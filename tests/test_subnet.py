@@ -156,12 +156,19 @@ def test_how_the_arrays_lie_in_memory_is_of_no_account(data: st.DataObject) -> N
 
 
 def test_large_arrays_are_cut_in_chunks_without_a_seam() -> None:
-    arrays = {"w": torch.arange(1200 * 900.0).view(1200, 900), "k": torch.arange(400 * 500 * 9).view(400, 500, 3, 3)}
-    axes = {"w": parse("a b"), "k": parse("c d . .")}
+    arrays = {
+        "block": torch.arange(1200 * 900.0).view(1200, 900),
+        "columns": torch.arange(1000 * 900.0).view(1000, 900),
+        "rows": torch.arange(1200 * 300.0).view(1200, 300),
+        "filters": torch.arange(400 * 500 * 9).view(400, 500, 3, 3),
+    }
+    axes = {"block": parse("a b"), "columns": parse(". b"), "rows": parse("a ."), "filters": parse("c d . .")}
     units = some_units(sizes_of(arrays, axes), seed=0)
     part = extract(arrays, axes, units)
-    assert torch.equal(part["w"], arrays["w"][units["a"]][:, units["b"]])
-    assert torch.equal(part["k"], arrays["k"][units["c"]][:, units["d"]])
+    assert torch.equal(part["block"], arrays["block"][units["a"]][:, units["b"]])
+    assert torch.equal(part["columns"], arrays["columns"][:, units["b"]])
+    assert torch.equal(part["rows"], arrays["rows"][units["a"]])
+    assert torch.equal(part["filters"], arrays["filters"][units["c"]][:, units["d"]])
     blank = {name: torch.zeros_like(array) for name, array in arrays.items()}
     result = merged(blank, axes, [(units, part, 1.0)])
     assert same_bits(extract(result, axes, units), part)

@@ -32,7 +32,7 @@ def test_the_law_holds(network: Network) -> None:
     st.data(),
 )
 def test_the_law_holds_for_every_mlp_and_every_permutation(widths: list[int], norm: str, data: st.DataObject) -> None:
-    """Said again without `check_symmetry`: all axes permuted at once, in training mode too."""
+    """Said again without `check_symmetry`: all axes permuted at once, in training mode."""
     sizes = {f"hidden{i}": width for i, width in enumerate(widths, start=1)}
     build = mlp(4, 3, norm=norm)
     orders = {axis: torch.tensor(data.draw(st.permutations(range(size)))) for axis, size in sizes.items()}

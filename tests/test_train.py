@@ -410,5 +410,5 @@ class TestEvaluate:
         assert evaluate(model, task, task.test_data())["accuracy"] > max(0.75, start)
 
     def test_no_example_is_an_error(self) -> None:
-        with pytest.raises(TrainingError, match="at least one example, but the test data are empty"):
+        with pytest.raises(TrainingError, match="at least one example, but the data are empty; give it test data"):
             evaluate(model_of(tiny.Tiny()), tiny.Tiny(), TensorDataset(torch.zeros(0, 12), torch.zeros(0)))

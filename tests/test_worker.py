@@ -67,10 +67,12 @@ def test_the_rate_of_the_order_counts_and_not_that_of_the_first_round() -> None:
     assert tiny.same({n: reply.arrays[n] for n in kept}, {n: before[n] for n in kept})
 
 
-def test_nothing_is_kept_from_message_to_message() -> None:
-    made = worker()
+def test_what_a_worker_did_before_does_not_matter() -> None:
+    made, other = worker(), {"hidden1": 4, "hidden2": 5}
     first = answer(made)
     answer(made, seed=9, local_steps=1)
+    answer(made, sizes=other, arrays=tiny.initial(tiny.Tiny(), other))
+    refusal(made, sizes=other)
     assert tiny.same(first.arrays, answer(made).arrays)
 
 

@@ -55,9 +55,11 @@ def simulate(run: Run, *, resume: bool = False, on_line: Callable[[dict[str, Any
         try:
             _watch(run, number, home, environment, seen, on_line)
         except KeyboardInterrupt:
-            _flwr(["stop", "local", "--run-id", number], home, environment)
+            run.ask_to_stop()
+            with suppress(EngineError):  # it ends as failed, since it did not finish
+                _watch(run, number, home, environment, seen, lambda line: None)
             raise Interrupted(
-                f"stopped after round {len(run.metrics())} of {run.scenario.rounds}. "
+                f"stopped after round {len(run.metrics())} of {run.scenario.rounds}; its state is saved. "
                 f"Resume with: ist-fed simulate --engine ray --resume {run.folder}"
             ) from None
     shutil.rmtree(home, ignore_errors=True)

@@ -183,7 +183,8 @@ def _page(runs: Sequence[Run], rows: Sequence[dict[str, Any]], drawn: dict[str, 
         tag("h2", "How to read it"),
         paragraph(
             "Megabytes are what one client sent and received together; their axis is logarithmic, so that equal "
-            "distances are equal ratios. The metric is that of the whole network, put together on the server, on held-out data.",
+            "distances are equal ratios.",
+            "The metric is that of the whole network, put together on the server, on held-out data.",
             "A dot marks where a run first reached the target." if target is not None else "",
             "One run of each is one draw of chance: differences smaller than those between seeds mean nothing.",
         ),

@@ -30,7 +30,7 @@ def lines_of(run: Run) -> list[dict[str, Any]]:
     for line in lines:
         if missing := _KEYS - line.keys():
             raise RunError(
-                f"every round's line in metrics.jsonl says {', '.join(sorted(_KEYS))}, but in run '{run.folder.name}' one "
+                f"every line of metrics.jsonl says {', '.join(sorted(_KEYS))}, but one of run '{run.folder.name}' "
                 f"lacks {', '.join(sorted(missing))}; was it written by another program?"
             )
     return lines

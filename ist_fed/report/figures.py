@@ -54,7 +54,17 @@ def _learning(theme: Theme, lines: Sequence[Line], megabytes: bool) -> "Figure":
     curve(bottom, x, values_of(lines, "train_loss"), theme.palette[5], "subnets, clients' data", style="--")
     bottom.set_ylabel("loss")
     bottom.set_ylim(bottom=0 if _lowest(lines) >= 0 else None)
-    legend(bottom, theme)
+    # Above the panel: inside it a legend would lie on the curves.
+    bottom.legend(
+        frameon=False,
+        labelcolor=theme.ink,
+        fontsize=9,
+        ncols=2,
+        loc="lower left",
+        bbox_to_anchor=(0, 0.97),
+        borderaxespad=0,
+        columnspacing=1.2,
+    )
     if megabytes:
         bottom.set_xlabel("MB sent and received by a client")
         bottom.set_xlim(0, 1.02 * x[-1] or 1)
@@ -178,8 +188,9 @@ def _cut_outliers(axes: "Axes", theme: Theme, rounds: Sequence[int], totals: Seq
     axes.set_ylim(0, 1.5 * usual)
     for at, total in zip(rounds, totals, strict=True):
         if total > 1.5 * usual:
-            style = {"color": theme.ink, "fontsize": 8, "va": "top"}
-            axes.text(at + 0.6, 1.48 * usual, f"round {at}: {total:.2g} s", **style)  # type: ignore[arg-type]
+            behind = {"facecolor": theme.paper, "linewidth": 0, "pad": 1.5}
+            note = f"round {at}: {total:.3g} s"
+            axes.text(at + 0.65, 1.47 * usual, note, color=theme.ink, fontsize=8, va="top", bbox=behind)
             return  # one note explains the others
 
 

@@ -49,7 +49,9 @@ class Digits(Task):
     def client_data(self, client: int, clients: int) -> Dataset[Batch]:
         """One client's share of the training images."""
         if not 0 <= client < clients:
-            raise TaskError(f"{clients} clients are numbered 0 to {clients - 1}, but number {client} was asked for")
+            raise TaskError(
+                f"clients are numbered from 0 to below {clients}, how many there are; {client} was asked for"
+            )
         shares = _shares(clients, self.partition, self.alpha, self.partition_seed)
         return _subset(_split()[2][shares[client]])
 

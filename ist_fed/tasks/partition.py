@@ -36,8 +36,8 @@ def partition(labels: np.ndarray, clients: int, split: Split, alpha: float, seed
         raise TaskError(f"examples are dealt to at least one client, but there are {clients}")
     if clients * least > len(labels):
         raise TaskError(
-            f"every client needs at least {least} examples, but {len(labels)} are to be dealt to {clients} clients; "
-            f"use at most {len(labels) // least} clients"
+            f"every client needs at least {least} examples, but {len(labels)} are too few for {clients} clients; "
+            f"use at most {len(labels) // least}"
         )
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may reach for a network
     try:

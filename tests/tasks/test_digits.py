@@ -72,13 +72,13 @@ def test_another_seed_deals_otherwise() -> None:
 
 @pytest.mark.parametrize(("client", "clients"), [(4, 4), (-1, 4), (0, 0), (1, 1)])
 def test_a_client_that_there_is_not(client: int, clients: int) -> None:
-    with pytest.raises(TaskError, match=f"{clients} clients are numbered 0 to {clients - 1}, but number {client} was"):
+    with pytest.raises(TaskError, match=f"from 0 to below {clients}, how many there are; {client} was asked for"):
         Digits().client_data(client, clients)
 
 
 @pytest.mark.parametrize("partition", ["iid", "dirichlet"])
 def test_too_many_clients(partition: str) -> None:
-    with pytest.raises(TaskError, match="1181 are to be dealt to 591 clients; use at most 590 clients"):
+    with pytest.raises(TaskError, match="1181 are too few for 591 clients; use at most 590"):
         Digits(partition=partition).client_data(0, 591)
 
 

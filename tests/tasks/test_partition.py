@@ -56,7 +56,7 @@ def test_nothing_global_is_drawn_from() -> None:
     ("clients", "split", "alpha", "seed", "message"),
     [
         (0, "iid", 1.0, 0, "at least one client, but there are 0"),
-        (251, "iid", 1.0, 0, "at least 2 examples, but 500 are to be dealt to 251 clients; use at most 250 clients"),
+        (251, "iid", 1.0, 0, "at least 2 examples, but 500 are too few for 251 clients; use at most 250"),
         (5, "even", 1.0, 0, "partition must be one of iid, dirichlet, but is 'even'"),
         (5, "dirichlet", 0.0, 0, "alpha must be a positive number, but is 0.0"),
         (5, "dirichlet", float("inf"), 0, "alpha must be a positive number, but is inf"),

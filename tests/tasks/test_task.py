@@ -105,11 +105,11 @@ def test_a_path_that_is_none(path: str) -> None:
 def test_a_module_that_is_not_there() -> None:
     said = error("no_such_package.tasks:make")
     assert "cannot be imported: No module named 'no_such_package'" in said
-    assert "must be installed, or lie in the folder where the command runs" in said
+    assert "it and what it needs must be installed, or lie in the folder where the command runs" in said
 
 
 def test_a_module_without_that_attribute() -> None:
-    assert "has no attribute 'Tny'" in error("tiny:Tny")
+    assert error("tiny:Tny") == "task 'tiny:Tny' cannot be found: 'tiny' has no 'Tny'; did you mean 'Tiny'?"
 
 
 @pytest.mark.parametrize(

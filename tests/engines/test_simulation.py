@@ -1,0 +1,99 @@
+"""Flower's own simulation, for real: SuperLink, `flwr run`, Ray. Law 10: engines agree."""
+
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from ist_fed.engines import ENGINES, simulation
+from ist_fed.errors import EngineError
+from ist_fed.run import Run
+from ist_fed.scenario import Scenario, load_scenario
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def scenario() -> Scenario:
+    settings = ["clients=4", "rounds=3", "local_steps=5", "sizes.hidden1=64", "sizes.hidden2=64", "device=cpu"]
+    return load_scenario(ROOT / "scenarios" / "digits.toml", [*settings, "record.tensorboard=false"])
+
+
+@pytest.mark.slow
+def test_engines_agree(scenario: Scenario, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    runs = {name: Run.create(tmp_path / name, scenario) for name in ENGINES}
+    for name, run in runs.items():
+        seen: list[int] = []
+        ENGINES[name](run, on_line=lambda line, seen=seen: seen.append(line["round"]))  # type: ignore[misc]
+        assert seen == [1, 2, 3]
+    here, there = (run.metrics() for run in runs.values())
+    for one, other in zip(here, there, strict=True):
+        for key in ("accuracy", "loss", "train_loss", "coverage"):
+            # The order of arrival differs, and threads may; both show below the sixth digit.
+            assert one[key] == pytest.approx(other[key], abs=1e-5)
+        for key in ("bytes_down", "bytes_up", "clients", "merged", "refused", "lr"):
+            assert one[key] == other[key]
+    assert not (tmp_path / "ray" / "flower").exists()
+
+
+def _processes() -> list[str]:
+    commands = Path("/proc").glob("[0-9]*/environ")
+    lines = []
+    for command in commands:
+        with suppress(OSError):
+            lines.append(command.read_bytes().decode(errors="replace"))
+    return lines
+
+
+@pytest.mark.slow
+def test_a_stopped_simulation_leaves_no_process_and_resumes(scenario: Scenario, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    (tmp_path / "long.toml").write_text(scenario.to_toml().replace("rounds = 3", "rounds = 500"))
+    command = [sys.executable, "-c", "from ist_fed.cli import main; main()", "simulate", "long.toml", "--engine", "ray"]
+    process = subprocess.Popen(
+        [*command, "--run", "cut", "--format", "json"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "--resume cut" in err
+    run = Run.open(tmp_path / "cut")
+    done = len(run.metrics())
+    assert 1 <= done < 500
+    assert run.restore().round == done
+    assert not [line for line in _processes() if str(tmp_path) in line]
+
+
+def test_a_failure_of_flower_shows_its_log(scenario: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "flower-superlink").write_text("#!/bin/sh\necho the port is taken >&2\nexit 7\n")
+    (programs / "flower-superlink").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(programs / "python"))  # where its programs are looked for
+    with pytest.raises(EngineError, match="the port is taken"):
+        simulation.simulate(Run.create(tmp_path / "run", scenario))
+
+
+def test_without_ray_the_message_says_what_to_install(
+    scenario: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(simulation, "find_spec", lambda name: None)
+    with pytest.raises(EngineError, match=r"pip install 'ist-fed\[ray\]'"):
+        simulation.simulate(Run.create(tmp_path / "run", scenario))
+
+
+def test_the_checkout_is_the_app() -> None:
+    assert simulation.app_folder() == ROOT
+    assert shutil.which("flwr", path=str(Path(sys.executable).parent))

@@ -1,0 +1,45 @@
+"""What people install: one package, with the Flower app riding inside."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return next(folder.glob("*.whl"))
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_one_package_and_the_app(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"ist_fed"}
+    for part in ("server/app.py", "client/app.py", "scenarios/digits.toml", "pyproject.toml", "LICENSE"):
+        assert f"ist_fed/app/{part}" in names
+    assert not any("__pycache__" in name or name.startswith("ist_fed/app/ist_fed") for name in names)
+
+
+@pytest.mark.slow
+def test_from_a_bare_wheel_the_app_is_found_and_bundled(wheel: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    find = f"import sys; sys.path.insert(0, {str(site)!r}); from ist_fed.engines.simulation import app_folder; print(app_folder())"
+    found = subprocess.run([sys.executable, "-c", find], cwd=tmp_path, capture_output=True, text=True)
+    assert found.stdout.strip() == str(site / "ist_fed" / "app"), found.stderr
+    flwr = Path(sys.executable).parent / "flwr"
+    command = [str(flwr), "build", "--app", found.stdout.strip()]
+    built = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env={"FLWR_HOME": str(tmp_path / "home")}
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    bundled = {name for name in zipfile.ZipFile(next(tmp_path.rglob("*.fab"))).namelist() if name.endswith(".py")}
+    assert bundled == {"server/__init__.py", "server/app.py", "client/__init__.py", "client/app.py"}
