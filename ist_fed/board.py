@@ -26,7 +26,7 @@ def open_board(folder: Path, done: int) -> Callable[[dict[str, Any]], None]:
         scalars |= {f"bytes/{way}": line[f"bytes_{way}"] for way in ("down", "up")}
         scalars |= {f"seconds/{phase}": seconds for phase, seconds in line["seconds"].items()}
         for name, value in scalars.items():
-            writer.add_scalar(name, value, line["round"])  # type: ignore[no-untyped-call]
-        writer.flush()  # type: ignore[no-untyped-call]
+            writer.add_scalar(name, value, line["round"])
+        writer.flush()
 
     return write

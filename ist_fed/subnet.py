@@ -60,7 +60,7 @@ class Merge:
 
     def __init__(self, arrays: Mapping[str, Tensor], axes: Axes) -> None:
         self._arrays, self._axes, self._sizes = arrays, axes, sizes_of(arrays, axes)
-        self._cohorts: dict[tuple[tuple[str, bytes], ...], _Cohort] = {}
+        self._cohorts: dict[tuple[tuple[str, str, bytes], ...], _Cohort] = {}
         self._means: dict[str, _Mean] = {}
         self._room = self._limit = 2 * sum(array.numel() for array in arrays.values())
 
@@ -78,16 +78,17 @@ class Merge:
         """
         if not 0 < weight < float("inf"):
             raise AxesError(f"a weight must be positive and finite, but is {weight}")
-        held = _checked(units, self._sizes)
-        key = tuple((axis, held[axis].numpy().tobytes()) for axis in sorted(held))
+        given = {axis: torch.as_tensor(units[axis]).cpu() for axis in sorted(units)}
+        key = tuple((axis, str(index.dtype), index.numpy().tobytes()) for axis, index in given.items())
         cohort = self._cohorts.get(key)
-        places = cohort.places if cohort else _places(self._arrays, self._axes, self._sizes, held)
-        part = self._received(part, places)
         if cohort:
-            cohort.add(part, weight)
-        else:
-            self._make_room(sum(array.numel() for array in part.values()))
-            self._cohorts[key] = _Cohort(held, places, part, weight)
+            cohort.add(self._received(part, cohort.shapes), weight)
+            return
+        held = _checked(given, self._sizes)
+        places = _places(self._arrays, self._axes, self._sizes, held)
+        part = self._received(part, {name: _shape(array, places[name]) for name, array in self._arrays.items()})
+        self._make_room(sum(array.numel() for array in part.values()))
+        self._cohorts[key] = _Cohort(held, places, part, weight)
 
     @torch.no_grad()
     def result(self) -> dict[str, Tensor]:
@@ -95,18 +96,19 @@ class Merge:
         if not self._cohorts:
             return dict(self._arrays)
         apart, cohorts = self._axes_apart(), self._cohorts.values()
+        means, aparts = [cohort.means() for cohort in cohorts], [cohort.aparts() for cohort in cohorts]
         merged = {}
         for name, array in self._arrays.items():
             if not self._means and (len(cohorts) == 1 or any(dim.axis in apart for dim in self._axes[name])):
-                merged[name] = _put(array, [(cohort.places[name], cohort.mean(name)) for cohort in cohorts])
+                merged[name] = _put(array, [(c.places[name], mean[name]) for c, mean in zip(cohorts, means, strict=True)])
             else:
                 mean = self._means[name].copy() if self._means else _Mean(array)
-                for cohort in cohorts:
-                    mean.add(cohort, name)
+                for cohort, sums in zip(cohorts, aparts, strict=True):
+                    mean.add(cohort, name, sums.get(name))
                 merged[name] = mean.over(array)
         return merged
 
-    def _received(self, part: Mapping[str, Tensor], places: Mapping[str, Indices]) -> dict[str, Tensor]:
+    def _received(self, part: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
         """The part, checked, in the order and on the device of the wide network."""
         if part.keys() != self._arrays.keys():
             raise AxesError(
@@ -114,21 +116,24 @@ class Merge:
                 f"{sorted(part.keys() ^ self._arrays.keys())}"
             )
         for name, array in self._arrays.items():
-            expected = _shape(array, places[name])
-            if (tuple(part[name].shape), part[name].dtype) != (expected, array.dtype):
+            if part[name].shape != shapes[name] or part[name].dtype != array.dtype:
                 raise AxesError(
-                    f"array '{name}' [{describe(self._axes[name])}] of this part must be {expected} {array.dtype}, "
+                    f"array '{name}' [{describe(self._axes[name])}] of this part must be {shapes[name]} {array.dtype}, "
                     f"but is {tuple(part[name].shape)} {part[name].dtype}"
                 )
-        return {name: part[name].detach().to(array.device) for name, array in self._arrays.items()}
+        return {
+            name: part[name].detach().to(array.device) if part[name].requires_grad or not array.is_cpu else part[name]
+            for name, array in self._arrays.items()
+        }
 
     def _make_room(self, coordinates: int) -> None:
         """Before subnets hold too much, add up those held at the wide network's size."""
         if self._cohorts and coordinates > self._room:
             self._means = self._means or {name: _Mean(array) for name, array in self._arrays.items()}
             for cohort in self._cohorts.values():
+                sums = cohort.aparts()
                 for name, mean in self._means.items():
-                    mean.add(cohort, name)
+                    mean.add(cohort, name, sums.get(name))
             self._cohorts.clear()
             self._room = self._limit
         self._room -= coordinates
@@ -148,20 +153,55 @@ class _Cohort:
 
     def __init__(self, units: Units, places: Mapping[str, Indices], part: Mapping[str, Tensor], weight: float) -> None:
         self.units, self.places, self.first, self.weight = units, places, dict(part), weight
-        self.apart: dict[str, Tensor] = {}  # empty until a second part comes
+        self.shapes = {name: tuple(array.shape) for name, array in part.items()}
+        self._groups = _groups(part)
+        self._firsts: list[Tensor] = []  # flat, a group each; empty until a second part comes
+        self._aparts: list[Tensor] = []
 
     def add(self, part: Mapping[str, Tensor], weight: float) -> None:
+        if not self._firsts:
+            self._firsts = [_flat(self.first, group) for group in self._groups]
+            self._aparts = [torch.zeros_like(first, dtype=torch.float64) for first in self._firsts]
+        for group, first, apart in zip(self._groups, self._firsts, self._aparts, strict=True):
+            apart.add_(_flat(part, group).double() - first, alpha=weight)
         for name, array in part.items():
-            if array.is_floating_point():
-                apart = (array.double() - self.first[name]).mul_(weight)
-                self.apart[name] = self.apart[name].add_(apart) if name in self.apart else apart
-            else:
+            if not array.is_floating_point():
                 self.first[name] = torch.maximum(self.first[name], array)
         self.weight += weight
 
-    def mean(self, name: str) -> Tensor:
-        first = self.first[name]
-        return _mean(first, self.apart[name], self.weight) if name in self.apart else first
+    def aparts(self) -> dict[str, Tensor]:
+        """The weighted sums of differences, by array; empty if there was one part only."""
+        return {
+            name: piece.view(self.shapes[name])
+            for group, apart in zip(self._groups, self._aparts, strict=False)
+            for name, piece in zip(group, torch.split_with_sizes(apart, [self.first[name].numel() for name in group]), strict=True)
+        }
+
+    def means(self) -> dict[str, Tensor]:
+        """The mean of the parts, by array."""
+        aparts = self.aparts()
+        return {
+            name: _mean(first, aparts[name], self.weight) if name in aparts else first
+            for name, first in self.first.items()
+        }
+
+
+def _groups(part: Mapping[str, Tensor]) -> list[list[str]]:
+    """Floating-point arrays to be added up together: small ones of one dtype, for a call costs more than they do."""
+    small: dict[torch.dtype, list[str]] = {}
+    large: list[list[str]] = []
+    for name, array in part.items():
+        if array.is_floating_point():
+            if array.numel() > _CHUNK:
+                large.append([name])
+            else:
+                small.setdefault(array.dtype, []).append(name)
+    return [*small.values(), *large]
+
+
+def _flat(part: Mapping[str, Tensor], group: list[str]) -> Tensor:
+    pieces = [part[name].reshape(-1) for name in group]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
 class _Mean:
@@ -177,13 +217,13 @@ class _Mean:
         new._first, new._apart, new._weight = self._first.clone(), self._apart.clone(), self._weight.clone()
         return new
 
-    def add(self, cohort: _Cohort, name: str) -> None:
+    def add(self, cohort: _Cohort, name: str, sums: Tensor | None) -> None:
         places, value = cohort.places[name], cohort.first[name]
         weight = _read(self._weight, places)
         first = torch.where(weight > 0, _read(self._first, places), value)
         if value.is_floating_point():
             apart = _read(self._apart, places) + (value.double() - first).mul_(cohort.weight)
-            _write(self._apart, places, apart.add_(cohort.apart[name]) if name in cohort.apart else apart)
+            _write(self._apart, places, apart if sums is None else apart.add_(sums))
         else:
             first = torch.maximum(first, value)
         _write(self._first, places, first)

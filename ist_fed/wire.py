@@ -8,8 +8,9 @@ import hashlib
 import json
 import secrets
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isfinite, prod
 from typing import Any, TypeVar
 
@@ -64,6 +65,16 @@ class Parcel:
         return Label(self.layout, _digest(self.array, self.size), self.size)
 
 
+@dataclass(frozen=True)
+class _Run:
+    """Arrays of one dtype that follow each other; handled as one tensor, since a call costs more than its numbers."""
+
+    dtype: torch.dtype
+    names: list[str]
+    shapes: list[list[int]]
+    lengths: list[int]
+
+
 def pack(arrays: Arrays) -> Parcel:
     """Lay arrays out as one flat array; wider dtypes first, so that every array is aligned without padding.
 
@@ -71,15 +82,16 @@ def pack(arrays: Arrays) -> Parcel:
         WireError: an array has a dtype that cannot travel.
     """
     for name, tensor in arrays.items():
-        if _dtype_name(tensor.dtype) not in _DTYPES:
+        if tensor.dtype not in _NAMES:
             raise WireError(
-                f"an array travels as one of {', '.join(_DTYPES)}, but '{name}' is {_dtype_name(tensor.dtype)}; "
-                f"convert it in the factory, or make it a non-persistent buffer"
+                f"an array travels as one of {', '.join(_DTYPES)}, but '{name}' is "
+                f"{str(tensor.dtype).removeprefix('torch.')}; convert it in the factory, or make it a buffer that is "
+                f"not persistent"
             )
-    named = sorted(arrays.items(), key=lambda item: -item[1].element_size())
-    layout = json.dumps([[name, _dtype_name(array.dtype), list(array.shape)] for name, array in named])
+    named = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, _NAMES[item[1].dtype]))
+    layout = _write_layout(tuple((name, _NAMES[array.dtype], tuple(array.shape)) for name, array in named))
     pieces = [_bytes_of(array) for _, array in named]
-    size = sum(map(len, pieces))
+    size = sum(piece.nbytes for piece in pieces)
     array = Array("uint8", (size,), "numpy.ndarray", b"".join((_header(size), *pieces)))  # the one copy
     return Parcel(layout, array, size)
 
@@ -90,35 +102,58 @@ def unpack(layout: str, array: Array) -> dict[str, Tensor]:
     Raises:
         WireError: the layout cannot be read, or does not multiply out to the bytes that came.
     """
-    entries = _read_layout(layout)
-    flat = _payload(array, sum(dtype.itemsize * prod(shape) for _, dtype, shape in entries))
-    arrays, start = {}, 0
-    for name, dtype, shape in entries:
-        end = start + dtype.itemsize * prod(shape)
-        if start % dtype.itemsize:
-            raise WireError(f"a layout puts wider dtypes first, but '{_short(name, 80)}' comes after a narrower one")
-        arrays[name] = flat[start:end].view(dtype).view(shape)
-        start = end
+    runs = _read_layout(layout)
+    return _named(runs, _values(runs, array))
+
+
+def _named(runs: Sequence[_Run], values: Sequence[Tensor]) -> dict[str, Tensor]:
+    arrays: dict[str, Tensor] = {}
+    for run, numbers in zip(runs, values, strict=True):
+        for name, shape, piece in zip(run.names, run.shapes, torch.split_with_sizes(numbers, run.lengths), strict=True):
+            arrays[name] = piece if len(shape) == 1 else piece.view(shape)
     return arrays
 
 
-def _read_layout(layout: str) -> list[tuple[str, torch.dtype, list[int]]]:
-    """The entries of a layout: every name once, every shape one that a tensor can have."""
+def _values(runs: Sequence[_Run], array: Array) -> list[Tensor]:
+    """The numbers of each run, one behind the other, sharing memory with `array`."""
+    sizes = [run.dtype.itemsize * sum(run.lengths) for run in runs]
+    pieces = torch.split_with_sizes(_payload(array, sum(sizes)), sizes)
+    return [piece.view(run.dtype) for run, piece in zip(runs, pieces, strict=True)]
+
+
+@lru_cache(maxsize=256)
+def _write_layout(entries: tuple[tuple[str, str, tuple[int, ...]], ...]) -> str:
+    return json.dumps(entries)
+
+
+@lru_cache(maxsize=256)
+def _read_layout(layout: str) -> tuple[_Run, ...]:
+    """The runs of a layout: every name once, every shape one that a tensor can have, every array aligned."""
     try:
         entries = [(name, dtype, shape) for name, dtype, shape in json.loads(layout)]
     except (ValueError, TypeError, RecursionError) as error:
         raise WireError(
             f"a layout is a JSON list of [name, dtype, shape], but this one cannot be read: {_short(str(error))}"
         ) from error
+    runs: list[_Run] = []
+    start = 0
     for name, dtype, shape in entries:
         if not (isinstance(name, str) and isinstance(dtype, str) and dtype in _DTYPES and _is_shape(shape)):
             raise WireError(
                 f"a layout gives each array one of the types {', '.join(_DTYPES)} and a list of lengths, but this one "
                 f"does not for {_short(name, 80)}"
             )
+        if start % _DTYPES[dtype].itemsize:
+            raise WireError(f"a layout puts wider dtypes first, but '{_short(name, 80)}' comes after a narrower one")
+        if not runs or runs[-1].dtype != _DTYPES[dtype]:
+            runs.append(_Run(_DTYPES[dtype], [], [], []))
+        runs[-1].names.append(name)
+        runs[-1].shapes.append(shape)
+        runs[-1].lengths.append(prod(shape))
+        start += _DTYPES[dtype].itemsize * prod(shape)
     if len({name for name, _, _ in entries}) < len(entries):
         raise WireError("a layout names every array once, but this one names one twice")
-    return [(name, _DTYPES[dtype], shape) for name, dtype, shape in entries]
+    return tuple(runs)
 
 
 def _is_shape(shape: object) -> bool:
@@ -160,20 +195,20 @@ def _digest(array: Array, size: int) -> str:
 def _bytes_of(array: Tensor) -> memoryview:
     if array.numel() == 0:
         return memoryview(b"")  # an empty array may have strides that cannot be viewed as bytes
-    return array.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    array = array.detach().cpu().contiguous()
+    if array.dtype == torch.bfloat16:  # NumPy has none
+        array = array.view(torch.int16)
+    return array.numpy().data
 
 
 _DTYPES = {
-    _dtype_name(dtype): dtype
+    str(dtype).removeprefix("torch."): dtype
     for dtype in (
         torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool,
         torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8,
     )
 }  # fmt: skip
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 # --- The wide network in Flower's own form ---------------------------------------------------------------------------
@@ -260,10 +295,9 @@ def order_message(node: int, parcel: Parcel, order: Mapping[str, Any], extra: Co
         extra: Flower's `train_config`, passed on as it is.
         ttl: seconds until the order lapses.
     """
-    config = {key: json.dumps(value) if isinstance(value, dict) else value for key, value in order.items()}
     records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
         _SUBNET: ArrayRecord({_FLAT: parcel.array}),
-        _ORDER: ConfigRecord({**config, "layout": parcel.layout}),
+        _ORDER: ConfigRecord({"fields": json.dumps(dict(order)), "layout": parcel.layout}),  # Flower pays per key, too
         "config": extra,
     }
     return Message(RecordDict(records), node, MessageType.TRAIN, group_id=str(order["round"]), ttl=ttl)
@@ -276,13 +310,11 @@ def open_order(message: Message) -> Order:
         WireError: it was not sent by this version of ist_fed.
     """
     try:
-        config: dict[str, Any] = dict(_record(message.content, _ORDER, ConfigRecord))
-        layout = str(config.pop("layout"))
+        config = _record(message.content, _ORDER, ConfigRecord)
         array = _record(message.content, _SUBNET, ArrayRecord)[_FLAT]
-        sizes, training = json.loads(str(config.pop("sizes"))), json.loads(str(config.pop("training")))
-        arrays = unpack(layout, array)
+        arrays = unpack(str(config["layout"]), array)
         size = sum(tensor.nbytes for tensor in arrays.values())
-        order = Order(sizes=sizes, training=training, arrays=arrays, digest=_digest(array, size), **config)
+        order = Order(arrays=arrays, digest=_digest(array, size), **json.loads(str(config["fields"])))
     except WireError:
         raise
     except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -414,14 +446,20 @@ def _checked_arrays(content: RecordDict, label: Label) -> dict[str, Tensor]:
     record = _record(content, _SUBNET, ArrayRecord)
     if list(record) != [_FLAT] or sum(isinstance(other, ArrayRecord) for other in content.values()) != 1:
         raise WireError("a reply must hold one flat array and no other")
-    arrays = unpack(label.layout, record[_FLAT])
-    for name, array in arrays.items():
-        if array.dtype == torch.bool:
-            if not bool((array.view(torch.uint8) <= 1).all()):
-                raise WireError(f"every bit of a reply must be 0 or 1, but '{name}' holds another byte")
-        elif not bool(array.isfinite().all()):
-            raise WireError(f"every value of a reply must be finite, but '{name}' holds NaN or infinity")
-    return arrays
+    runs = _read_layout(label.layout)
+    values = _values(runs, record[_FLAT])
+    for run, numbers in zip(runs, values, strict=True):
+        if run.dtype == torch.bool:
+            sound, law, found = numbers.view(torch.uint8) <= 1, "every bit of a reply must be 0 or 1", "another byte"
+        elif run.dtype.is_floating_point:
+            sound, law, found = numbers.isfinite(), "every value of a reply must be finite", "NaN or infinity"
+        else:
+            continue
+        if not bool(sound.all()):
+            pieces = zip(run.names, torch.split_with_sizes(sound, run.lengths), strict=True)
+            name = next(name for name, piece in pieces if not bool(piece.all()))
+            raise WireError(f"{law}, but '{name}' holds {found}")
+    return _named(runs, values)
 
 
 def _number(value: object) -> float:

@@ -269,7 +269,14 @@ class TestOrders:
         assert message.metadata.ttl == 60.0
         assert message.content.config_records["config"] == {"mine": 1}
 
-    @pytest.mark.parametrize("key", [*FIELDS, "layout"])
+    @pytest.mark.parametrize("key", FIELDS)
+    def test_a_missing_field_is_named(self, key: str) -> None:
+        message = order_message()
+        message.content["order"]["fields"] = json.dumps({k: v for k, v in FIELDS.items() if k != key})
+        with pytest.raises(WireError, match=rf"{key}.*same version of ist_fed"):
+            wire.open_order(message)
+
+    @pytest.mark.parametrize("key", ["fields", "layout"])
     def test_a_missing_key_is_named(self, key: str) -> None:
         message = order_message()
         del message.content["order"][key]
@@ -292,16 +299,16 @@ class TestOrders:
         [
             ("round", 0), ("round", "3"), ("round", True), ("nonce", 5), ("seed", -1), ("seed", 1.5),
             ("local_steps", 0), ("local_steps", -3), ("local_steps", 2.0), ("lr", float("nan")), ("lr", -0.1),
-            ("lr", float("inf")), ("lr", "0.1"), ("lr", [0.1]), ("sizes", "[]"), ("sizes", '{"hidden1": -4}'),
-            ("sizes", '{"hidden1": 4.0}'), ("sizes", '{"hidden1": true}'), ("training", "7"), ("training", "[]"),
+            ("lr", float("inf")), ("lr", "0.1"), ("lr", [0.1]), ("sizes", []), ("sizes", {"hidden1": -4}),
+            ("sizes", {"hidden1": 4.0}), ("sizes", {"hidden1": True}), ("training", 7), ("training", []),
         ],
     )  # fmt: skip
     def test_a_value_that_makes_no_sense_is_named(self, key: str, value: Any) -> None:
         with pytest.raises(WireError, match=f"an order's {key} makes no sense"):
             wire.open_order(order_message(**{key: value}))
 
-    @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, b"\xff", 7])
-    @pytest.mark.parametrize("key", ["sizes", "training", "layout"])
+    @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, b"\xff", 7, "7", "[]"])
+    @pytest.mark.parametrize("key", ["fields", "layout"])
     def test_text_that_is_not_json_is_refused(self, key: str, text: Any) -> None:
         message = order_message()
         message.content["order"][key] = text

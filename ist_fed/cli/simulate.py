@@ -13,7 +13,12 @@ from ist_fed.engines import ENGINES
 from ist_fed.errors import ScenarioError
 from ist_fed.run import Run
 
-EngineName = StrEnum("EngineName", list(ENGINES))  # type: ignore[misc]
+class EngineName(StrEnum):
+    """The keys of `ENGINES`, as the command line wants them."""
+
+    inprocess = "inprocess"
+    ray = "ray"
+
 
 
 def simulate(

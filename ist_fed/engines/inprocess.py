@@ -112,4 +112,6 @@ def simulate(run: Run, *, resume: bool = False, on_line: Callable[[Line], None] 
     def worker(client: int) -> Worker:
         return Worker(task, task.client_data(client, scenario.clients), client=client, device=device)
 
-    federate(InProcessGrid(scenario.clients, worker), run, resume=resume, on_line=on_line)
+    first = worker(0)  # here, so that data which cannot be had are one error, and not every client's
+    grid = InProcessGrid(scenario.clients, lambda client: worker(client) if client else first)
+    federate(grid, run, resume=resume, on_line=on_line)

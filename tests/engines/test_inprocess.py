@@ -1,5 +1,6 @@
 """Clients in this process, behind Flower's Grid."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,10 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from ist_fed import wire
-from ist_fed.engines.inprocess import InProcessGrid
+from ist_fed.engines.inprocess import InProcessGrid, simulate
+from ist_fed.errors import TaskError
+from ist_fed.run import Run
+from ist_fed.scenario import Record, Scenario
 
 
 class Echo:
@@ -152,3 +156,30 @@ def test_flowers_older_way_to_make_a_message() -> None:
     grid = InProcessGrid(1, Made())
     message = grid.create_message(RecordDict(), MessageType.TRAIN, 0, "3")
     assert (message.metadata.dst_node_id, message.metadata.group_id) == (0, "3")
+
+
+def test_data_that_cannot_be_dealt_are_one_error_and_not_every_clients(tmp_path: Path) -> None:
+    scenario = Scenario(
+        name="x", task="digits", clients=2000, sizes={"hidden1": 32}, rule={"name": "disjoint", "groups": 2}
+    )
+    with pytest.raises(TaskError, match="1181 are too few for 2000 clients"):
+        simulate(Run.create(tmp_path / "x", scenario))
+
+
+def test_a_scenario_is_run_to_its_end(tmp_path: Path) -> None:
+    scenario = Scenario(
+        name="x",
+        task="tiny:Tiny",
+        clients=3,
+        rounds=2,
+        local_steps=2,
+        sizes=tiny.SIZES,
+        rule={"name": "disjoint", "groups": 2, "min_units": 2},
+        record=Record(tensorboard=False),
+        device="cpu",
+    )
+    run, lines = Run.create(tmp_path / "x", scenario), []
+    simulate(run, on_line=lines.append)
+    assert [line["round"] for line in lines] == [line["round"] for line in run.metrics()] == [1, 2]
+    assert run.restore().round == 2
+    assert (run.folder / "model.safetensors").exists()
