@@ -37,7 +37,7 @@ from ist_fed.subnet import Merge, _places, _write, extract
 RESULTS = Path(__file__).parent / "results"
 WIDTH = 4096
 GROUPS = (2, 4, 8)
-REPEATS = 15
+REPEATS = 21
 SLICES = {"rows": "out .", "columns": ". in", "block": "out in"}
 TARGETS = {"rows": 0.7, "columns": 1.0, "block": 0.5}
 TOUCHED = {"rows": "the slice", "columns": "the matrix", "block": "the rows it lies in"}

@@ -23,6 +23,7 @@ def pick_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise TrainingError(
-            f"device '{name}' cannot be used here: {str(error).splitlines()[0]}; say 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'"
+            f"device '{name}' cannot be used here: {str(error).splitlines()[0]}; "
+            f"say 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'"
         ) from error
     return device

@@ -17,7 +17,7 @@ from ist_fed.round import RoundReport
 from ist_fed.rules import Node
 from ist_fed.run import Checkpoint, Run
 from ist_fed.scenario import Scenario
-from ist_fed.seeds import generator, torch_generator
+from ist_fed.seeds import generator, seeded, torch_generator
 from ist_fed.strategy import IndependentSubnetTraining
 from ist_fed.symmetry import check_symmetry
 from ist_fed.tasks import Task, load_task
@@ -27,7 +27,9 @@ Line = dict[str, Any]
 """One round as a line of `metrics.jsonl`."""
 
 
-def federate(grid: Grid, run: Run, *, resume: bool = False, on_line: Callable[[Line], None] = lambda line: None) -> None:
+def federate(
+    grid: Grid, run: Run, *, resume: bool = False, on_line: Callable[[Line], None] = lambda line: None
+) -> None:
     """Run a scenario on the clients of a grid, and leave everything in the run's folder.
 
     Args:
@@ -88,8 +90,7 @@ def federate(grid: Grid, run: Run, *, resume: bool = False, on_line: Callable[[L
 
 def initial_arrays(scenario: Scenario, task: Task) -> dict[str, Tensor]:
     """The wide network's first state, drawn from the scenario's seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(torch_generator(scenario.seed, "initial").initial_seed())
+    with seeded(torch_generator(scenario.seed, "initial").initial_seed()):
         return arrays_of(task.build(**scenario.sizes))
 
 

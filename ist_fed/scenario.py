@@ -14,8 +14,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import tomli_w
 
 from ist_fed.errors import IstFedError, ScenarioError, nearest
+from ist_fed.roster import Weighting
 from ist_fed.rules import RULES, Rule
-from ist_fed.strategy import Weighting
 from ist_fed.train import Training
 
 

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
-from typing import Literal
+from functools import partial
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -15,16 +15,15 @@ from ist_fed import wire
 from ist_fed.arrays import Arrays, Build, arrays_of, build_on_meta
 from ist_fed.axes import infer
 from ist_fed.coverage import Coverage
-from ist_fed.errors import RoundError, WireError
-from ist_fed.round import Client, Round, RoundReport
+from ist_fed.errors import RoundError
+from ist_fed.roster import Roster, Weighting
+from ist_fed.round import Round, RoundReport
 from ist_fed.rules import Node, Rule
 from ist_fed.seeds import generator
 from ist_fed.subnet import extract
 from ist_fed.train import Training, learning_rate
 
 logger = logging.getLogger("ist_fed")
-
-Weighting = Literal["examples", "uniform"]
 
 
 class IndependentSubnetTraining(Strategy):
@@ -71,9 +70,9 @@ class IndependentSubnetTraining(Strategy):
         self._template = arrays_of(build_on_meta(build, sizes))
         self.coverage = Coverage(self._template, self.axes, self.sizes)
         self._rule, self._local_steps, self._training = rule, local_steps, training or Training()
-        self._seed, self._weighting, self._on_round = seed, weighting, on_round
-        self._min_nodes, self._min_replies = min_nodes, min_replies
-        self._clients: dict[int, Client] = {}
+        self._seed, self._min_replies, self._on_round = seed, min_replies, on_round
+        self._new_roster = partial(Roster, min_nodes, weighting)
+        self._roster = self._new_roster()
         self._rounds: int | None = None  # of the whole run, for the learning rate; `start` knows it
         self._open: Round | None = None
 
@@ -107,7 +106,7 @@ class IndependentSubnetTraining(Strategy):
             RoundError: a round brought fewer than `min_replies` usable replies.
             WireError: `initial_arrays` are not this model's.
         """
-        self._rounds = num_rounds
+        self._rounds, self._roster = num_rounds, self._new_roster()
         self.summary()
         result = Result()
         arrays = wire.from_record(initial_arrays, self._template)
@@ -164,7 +163,7 @@ class IndependentSubnetTraining(Strategy):
         self, number: int, arrays: Arrays, config: ConfigRecord, grid: Grid, timeout: float
     ) -> tuple[Round, list[Message]]:
         """Open a round: deal the units out, cut, pack, address."""
-        clients = {client.node: client for client in self._connected(grid, timeout)}
+        clients = {client.node: client for client in self._roster.connected(grid, timeout)}
         this = Round(number, tuple(clients.values()), arrays, self.axes, self.coverage)
         nodes = [Node(client.node, client.capacity) for client in clients.values()]
         with this.timed("assign"):
@@ -212,50 +211,18 @@ class IndependentSubnetTraining(Strategy):
             self._on_round(report)
         return report
 
-    # --- Who is there -------------------------------------------------------------------------------------------------
-
-    def _connected(self, grid: Grid, timeout: float) -> list[Client]:
-        """The clients connected now, each asked once who it is, in the order of their own numbers."""
-        deadline = time.monotonic() + timeout
-        while len(nodes := list(grid.get_node_ids())) < self._min_nodes:
-            if time.monotonic() > deadline:
-                raise RoundError(f"{self._min_nodes} clients must be connected, but after {timeout:.0f} s {len(nodes)} are")
-            time.sleep(min(0.5, max(0.0, deadline - time.monotonic())))
-        self._ask([node for node in nodes if node not in self._clients], grid, min(60.0, timeout))
-        return sorted((self._clients[node] for node in nodes), key=lambda client: (client.number, client.node))
-
-    def _ask(self, nodes: list[int], grid: Grid, timeout: float) -> None:
-        if not nodes:
-            return
-        questions = {node: wire.profile_question(node, timeout) for node in nodes}
-        answers = list(grid.send_and_receive(list(questions.values()), timeout=timeout))
-        given = {answer.metadata.reply_to_message_id: answer for answer in answers}
-        for node, question in questions.items():
-            answer = given.get(question.metadata.message_id)
-            try:
-                if answer is None:
-                    raise WireError("no answer")
-                profile = wire.open_profile(answer)
-            except WireError as error:
-                # A ClientApp without a query function can still train: it goes last, with weight one.
-                logger.warning("node %d did not say who it is (%s)", node, error)
-                self._clients[node] = Client(node=node, number=node, capacity=1.0, weight=1.0)
-                continue
-            weight = float(max(1, profile.examples)) if self._weighting == "examples" else 1.0
-            self._clients[node] = Client(
-                node=node, number=profile.client, capacity=profile.capacity, weight=weight
-            )
-
 
 def _metrics(report: RoundReport) -> MetricRecord:
-    return MetricRecord({
-        "train_loss": report.loss,
-        "merged": report.merged,
-        "refused": len(report.refused),
-        "bytes_down": report.bytes_down,
-        "bytes_up": report.bytes_up,
-        "coverage": report.coverage,
-    })
+    return MetricRecord(
+        {
+            "train_loss": report.loss,
+            "merged": report.merged,
+            "refused": len(report.refused),
+            "bytes_down": report.bytes_down,
+            "bytes_up": report.bytes_up,
+            "coverage": report.coverage,
+        }
+    )
 
 
 def _evaluate(

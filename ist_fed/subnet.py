@@ -96,15 +96,14 @@ class Merge:
         if not self._cohorts:
             return dict(self._arrays)
         apart, cohorts = self._axes_apart(), self._cohorts.values()
-        means, aparts = [cohort.means() for cohort in cohorts], [cohort.aparts() for cohort in cohorts]
         merged = {}
         for name, array in self._arrays.items():
             if not self._means and (len(cohorts) == 1 or any(dim.axis in apart for dim in self._axes[name])):
-                merged[name] = _put(array, [(c.places[name], mean[name]) for c, mean in zip(cohorts, means, strict=True)])
+                merged[name] = _put(array, [(cohort.places[name], cohort.mean(name)) for cohort in cohorts])
             else:
                 mean = self._means[name].copy() if self._means else _Mean(array)
-                for cohort, sums in zip(cohorts, aparts, strict=True):
-                    mean.add(cohort, name, sums.get(name))
+                for cohort in cohorts:
+                    mean.add(cohort, name)
                 merged[name] = mean.over(array)
         return merged
 
@@ -122,7 +121,8 @@ class Merge:
                     f"but is {tuple(part[name].shape)} {part[name].dtype}"
                 )
         return {
-            name: part[name].detach().to(array.device) if part[name].requires_grad or not array.is_cpu else part[name]
+            # Asking is much cheaper than `detach().to(…)`, which makes a tensor for each of many small arrays.
+            name: given.to(array.device) if (given := part[name]).device != array.device else given
             for name, array in self._arrays.items()
         }
 
@@ -131,9 +131,8 @@ class Merge:
         if self._cohorts and coordinates > self._room:
             self._means = self._means or {name: _Mean(array) for name, array in self._arrays.items()}
             for cohort in self._cohorts.values():
-                sums = cohort.aparts()
                 for name, mean in self._means.items():
-                    mean.add(cohort, name, sums.get(name))
+                    mean.add(cohort, name)
             self._cohorts.clear()
             self._room = self._limit
         self._room -= coordinates
@@ -154,53 +153,50 @@ class _Cohort:
     def __init__(self, units: Units, places: Mapping[str, Indices], part: Mapping[str, Tensor], weight: float) -> None:
         self.units, self.places, self.first, self.weight = units, places, dict(part), weight
         self.shapes = {name: tuple(array.shape) for name, array in part.items()}
-        self._groups = _groups(part)
-        self._firsts: list[Tensor] = []  # flat, a group each; empty until a second part comes
-        self._aparts: list[Tensor] = []
+        self.apart: dict[str, Tensor] = {}  # empty until a second part comes
+        self._groups: list[
+            tuple[list[str], Tensor, Tensor]
+        ] = []  # names, `first` and `apart`, of which theirs are views
 
     def add(self, part: Mapping[str, Tensor], weight: float) -> None:
-        if not self._firsts:
-            self._firsts = [_flat(self.first, group) for group in self._groups]
-            self._aparts = [torch.zeros_like(first, dtype=torch.float64) for first in self._firsts]
-        for group, first, apart in zip(self._groups, self._firsts, self._aparts, strict=True):
-            apart.add_(_flat(part, group).double() - first, alpha=weight)
+        if not self.apart:
+            self._lay_side_by_side()
+        for names, first, apart in self._groups:
+            apart.add_(_flat(part, names).double() - first, alpha=weight)
         for name, array in part.items():
             if not array.is_floating_point():
                 self.first[name] = torch.maximum(self.first[name], array)
         self.weight += weight
 
-    def aparts(self) -> dict[str, Tensor]:
-        """The weighted sums of differences, by array; empty if there was one part only."""
-        return {
-            name: piece.view(self.shapes[name])
-            for group, apart in zip(self._groups, self._aparts, strict=False)
-            for name, piece in zip(group, torch.split_with_sizes(apart, [self.first[name].numel() for name in group]), strict=True)
-        }
+    def mean(self, name: str) -> Tensor:
+        first = self.first[name]
+        return _mean(first, self.apart[name], self.weight) if name in self.apart else first
 
-    def means(self) -> dict[str, Tensor]:
-        """The mean of the parts, by array."""
-        aparts = self.aparts()
-        return {
-            name: _mean(first, aparts[name], self.weight) if name in aparts else first
-            for name, first in self.first.items()
-        }
-
-
-def _groups(part: Mapping[str, Tensor]) -> list[list[str]]:
-    """Floating-point arrays to be added up together: small ones of one dtype, for a call costs more than they do."""
-    small: dict[torch.dtype, list[str]] = {}
-    large: list[list[str]] = []
-    for name, array in part.items():
-        if array.is_floating_point():
-            if array.numel() > _CHUNK:
-                large.append([name])
-            else:
-                small.setdefault(array.dtype, []).append(name)
-    return [*small.values(), *large]
+    def _lay_side_by_side(self) -> None:
+        """Small arrays of one dtype are added up together, for a call costs more than they do."""
+        small: dict[torch.dtype, list[str]] = {}
+        large: list[list[str]] = []
+        for name, array in self.first.items():
+            if array.is_floating_point():
+                if array.numel() > _CHUNK:
+                    large.append([name])
+                else:
+                    small.setdefault(array.dtype, []).append(name)
+        for names in [*small.values(), *large]:
+            first = _flat(self.first, names)
+            apart = torch.zeros_like(first, dtype=torch.float64)
+            self._groups.append((names, first, apart))
+            lengths = [self.first[name].numel() for name in names]
+            pieces = (torch.split_with_sizes(array, lengths) for array in (first, apart))
+            for name, own_first, own_apart in zip(names, *pieces, strict=True):
+                self.first[name], self.apart[name] = (
+                    own_first.view(self.shapes[name]),
+                    own_apart.view(self.shapes[name]),
+                )
 
 
-def _flat(part: Mapping[str, Tensor], group: list[str]) -> Tensor:
-    pieces = [part[name].reshape(-1) for name in group]
+def _flat(part: Mapping[str, Tensor], names: list[str]) -> Tensor:
+    pieces = [part[name].reshape(-1) for name in names]
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
@@ -217,13 +213,13 @@ class _Mean:
         new._first, new._apart, new._weight = self._first.clone(), self._apart.clone(), self._weight.clone()
         return new
 
-    def add(self, cohort: _Cohort, name: str, sums: Tensor | None) -> None:
+    def add(self, cohort: _Cohort, name: str) -> None:
         places, value = cohort.places[name], cohort.first[name]
         weight = _read(self._weight, places)
         first = torch.where(weight > 0, _read(self._first, places), value)
         if value.is_floating_point():
             apart = _read(self._apart, places) + (value.double() - first).mul_(cohort.weight)
-            _write(self._apart, places, apart if sums is None else apart.add_(sums))
+            _write(self._apart, places, apart.add_(cohort.apart[name]) if name in cohort.apart else apart)
         else:
             first = torch.maximum(first, value)
         _write(self._first, places, first)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ist_fed.arrays import Build, arrays_of, load_arrays
 from ist_fed.axes import Axes, describe
 from ist_fed.errors import AxesError
+from ist_fed.seeds import seeded
 from ist_fed.subnet import extract
 
 
@@ -37,8 +38,7 @@ def check_symmetry(
         AxesError: an axis breaks the law; the message names it and the arrays it stands in.
     """
     draw = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         module = build(**sizes).double().eval()
     arrays = {
         name: array + 0.1 * torch.rand(array.shape, generator=draw, dtype=array.dtype)
@@ -60,11 +60,12 @@ def check_symmetry(
             order = order.flip(0)
         error = float((value(extract(arrays, axes, {axis: order})) - reference).abs().max()) / scale
         if not error <= tolerance:  # nan breaks the law too
-            where = {name: describe(dims) for name, dims in axes.items() if any(dim.axis == axis for dim in dims)}
+            where = {name: describe(dims) for name, dims in axes.items() if any(d.axis == axis for d in dims)}
+            listed = ", ".join(f"{name} [{dims}]" for name, dims in where.items())
+            remedy = f"{{'{next(iter(where))}': '(3 {axis} 64) .'}}"
             raise AxesError(
                 f"units of an axis must be interchangeable, but permuting '{axis}' changes the network's output by "
-                f"{error:.1e} (relative). Its arrays: {', '.join(f'{n} [{d}]' for n, d in where.items())}. If one is "
-                f"laid out otherwise (fused qkv, gates), declare it: {{'{next(iter(where))}': '(3 {axis} 64) .'}} means "
-                f"3 blocks in which each unit owns 64 entries; if units have an order (position embeddings, "
-                f"concatenation), do not split this axis"
+                f"{error:.1e} (relative). Its arrays: {listed}. If one is laid out otherwise (fused qkv, gates), "
+                f"declare it: {remedy} means 3 blocks in which each unit owns 64 entries; if units have an order "
+                f"(position embeddings, concatenation), do not split this axis"
             )

@@ -1,7 +1,6 @@
 """Local steps on one network, the statistics of an assembled one, and its evaluation. Nothing here knows of subnets."""
 
 from collections.abc import Iterator, Mapping, Sized
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil, cos, isfinite, pi
 from typing import Any, Literal, cast
@@ -13,6 +12,7 @@ from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from ist_fed.arrays import Arrays, arrays_of, load_arrays
 from ist_fed.errors import TaskError, TrainingError
+from ist_fed.seeds import seeded
 from ist_fed.tasks.task import Batch, Task
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -104,7 +104,8 @@ def train(
     order = batches(length(data), training.batch_size, rng)
     losses: list[Tensor] = []  # on the device, so that it need not wait for each
     model.train()
-    with _own_randomness(device, rng):
+    (own,) = rng.spawn(1)  # for dropout and the like; the order of the examples is as it would be without
+    with seeded(int(own.integers(1 << 62)), device):
         for _ in range(steps):
             optimizer.zero_grad()
             loss = _loss(model, task, fetch(data, next(order), device))
@@ -126,15 +127,6 @@ def _loss(model: nn.Module, task: Task, batch: Batch) -> Tensor:
                 "raise batch_size, or use LayerNorm"
             ) from error
         raise
-
-
-@contextmanager
-def _own_randomness(device: torch.device, rng: np.random.Generator) -> Iterator[None]:
-    """Dropout and the like draw from the client's stream, and the process's own generator is left as it was."""
-    (own,) = rng.spawn(1)  # which leaves the order of the examples as it would be without
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(int(own.integers(1 << 62)))
-        yield
 
 
 def _optimizer(model: nn.Module, training: Training, lr: float) -> torch.optim.Optimizer:
@@ -284,8 +276,7 @@ def network(task: Task, sizes: Mapping[str, int], arrays: Arrays, device: torch.
     Raises:
         AxesError: the arrays are not those of this network.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # so that a buffer which is drawn but does not travel is the same everywhere
+    with seeded(0):  # so that a buffer which is drawn but does not travel is the same everywhere
         model = task.build(**sizes)
     load_arrays(model, arrays)
     return model.to(device)

@@ -10,7 +10,7 @@ import secrets
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import isfinite, prod
 from typing import Any, TypeVar
 
@@ -59,6 +59,11 @@ class Parcel:
     layout: str
     array: Array
     size: int
+
+    @cached_property
+    def record(self) -> ArrayRecord:
+        """The flat array in Flower's record; a cohort's messages share it."""
+        return ArrayRecord({_FLAT: self.array})
 
     def label(self) -> Label:
         """What to remember of it."""
@@ -195,7 +200,8 @@ def _digest(array: Array, size: int) -> str:
 def _bytes_of(array: Tensor) -> memoryview:
     if array.numel() == 0:
         return memoryview(b"")  # an empty array may have strides that cannot be viewed as bytes
-    array = array.detach().cpu().contiguous()
+    if array.requires_grad or not array.is_cpu or not array.is_contiguous():
+        array = array.detach().cpu().contiguous()
     if array.dtype == torch.bfloat16:  # NumPy has none
         array = array.view(torch.int16)
     return array.numpy().data
@@ -296,7 +302,7 @@ def order_message(node: int, parcel: Parcel, order: Mapping[str, Any], extra: Co
         ttl: seconds until the order lapses.
     """
     records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
-        _SUBNET: ArrayRecord({_FLAT: parcel.array}),
+        _SUBNET: parcel.record,
         _ORDER: ConfigRecord({"fields": json.dumps(dict(order)), "layout": parcel.layout}),  # Flower pays per key, too
         "config": extra,
     }
@@ -368,7 +374,7 @@ def reply_message(order: Order, arrays: Arrays, *, loss: float, seconds: float, 
     """The message that brings a trained subnet back."""
     parcel = pack(arrays)
     records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
-        _SUBNET: ArrayRecord({_FLAT: parcel.array}),
+        _SUBNET: parcel.record,
         _REPLY: ConfigRecord(
             {"round": order.round, "nonce": order.nonce, "digest": order.digest, "layout": parcel.layout}
         ),
@@ -449,17 +455,25 @@ def _checked_arrays(content: RecordDict, label: Label) -> dict[str, Tensor]:
     runs = _read_layout(label.layout)
     values = _values(runs, record[_FLAT])
     for run, numbers in zip(runs, values, strict=True):
-        if run.dtype == torch.bool:
-            sound, law, found = numbers.view(torch.uint8) <= 1, "every bit of a reply must be 0 or 1", "another byte"
-        elif run.dtype.is_floating_point:
-            sound, law, found = numbers.isfinite(), "every value of a reply must be finite", "NaN or infinity"
-        else:
-            continue
-        if not bool(sound.all()):
-            pieces = zip(run.names, torch.split_with_sizes(sound, run.lengths), strict=True)
-            name = next(name for name, piece in pieces if not bool(piece.all()))
-            raise WireError(f"{law}, but '{name}' holds {found}")
+        if not _is_sound(numbers):
+            pieces = zip(run.names, torch.split_with_sizes(numbers, run.lengths), strict=True)
+            name = next(name for name, piece in pieces if not _is_sound(piece))
+            if run.dtype == torch.bool:
+                raise WireError(f"every bit of a reply must be 0 or 1, but '{name}' holds another byte")
+            raise WireError(f"every value of a reply must be finite, but '{name}' holds NaN or infinity")
     return _named(runs, values)
+
+
+def _is_sound(numbers: Tensor) -> bool:
+    """Whether floats are finite and booleans are booleans."""
+    if numbers.numel() == 0:
+        return True
+    if numbers.dtype == torch.bool:
+        return int(numbers.view(torch.uint8).max()) <= 1
+    if not numbers.is_floating_point():
+        return True
+    least, most = numbers.aminmax()  # NaN comes through; no second array is made
+    return isfinite(least.item()) and isfinite(most.item())
 
 
 def _number(value: object) -> float:
@@ -520,9 +534,9 @@ def open_profile(message: Message) -> Profile:
             "a client must say its number, its examples and its capacity, but this one does not; server and client "
             "must run the same version of ist_fed"
         )
-    if not (0 <= client < 1 << 64 and 0 <= examples < 1 << 53 and 0 < capacity < float("inf")):
+    if not (0 <= client < 1 << 64 and 0 <= examples < 1 << 53 and 1e-6 <= capacity <= 1e6):
         raise WireError(
-            f"a client's number and examples must not be negative and its capacity be positive, but they are "
-            f"{_short(client)}, {_short(examples)} and {capacity}"
+            f"a client's number and examples must not be negative and its capacity lie between 1e-6 and 1e6, but they "
+            f"are {_short(client)}, {_short(examples)} and {capacity}"
         )
     return Profile(client=client, examples=examples, capacity=capacity)

@@ -19,7 +19,11 @@ def main(grid: Grid, context: Context) -> None:
     """Train, and leave everything in the folder `run`, which a launcher has made, or in a new one, `runs/<name>`."""
     config = context.run_config
     scenario = from_run_config(config, Path(__file__).parent.parent)
-    run = Run.open(Path(str(config["run"]))) if config["run"] else Run.create(Path("runs", scenario.name).absolute(), scenario)
+    run = (
+        Run.open(Path(str(config["run"])))
+        if config["run"]
+        else Run.create(Path("runs", scenario.name).absolute(), scenario)
+    )
     log(INFO, "The run's folder is %s", run.folder)
     federate(grid, run, resume=bool(config["resume"]), on_line=lambda line: log(INFO, "%s", _text(line)))
 

@@ -70,6 +70,7 @@ def refused(build: object, sizes: dict[str, int], message: str, declared: dict[s
 
 def test_a_concatenation_is_refused() -> None:
     refused(Dense, {"growth": 4}, r"dimension 1 of 'second.weight' went from 10 to 14")
+    refused(Dense, {"growth": 3}, r"dimension 1 of 'second.weight' went from 9 to 12")  # as if a unit owned three
 
 
 def test_grouped_units_are_refused() -> None:

@@ -150,9 +150,10 @@ def test_how_the_arrays_lie_in_memory_is_of_no_account(data: st.DataObject) -> N
         return {name: torch.from_numpy(np.asarray(array.numpy(), order="F")) for name, array in arrays.items()}
 
     assert same_bits(extract(turned(arrays), case.axes, units), extract(arrays, case.axes, units))
-    twice = [(units, part, 1.0), ({}, arrays, 2.0)]
-    turned_twice = [(units, turned(part), 1.0), ({}, turned(arrays), 2.0)]
-    assert same_bits(merged(turned(arrays), case.axes, turned_twice), merged(arrays, case.axes, twice))
+    sent = [(units, part, 1.0), ({}, arrays, 2.0), (units, part, 0.5), (units, part, 3.0)]
+    for parts in (sent[:1], sent[1:2], sent[:2], sent):  # copied, averaged between subnets, and within one
+        turned_parts = [(units, turned(part), weight) for units, part, weight in parts]
+        assert same_bits(merged(turned(arrays), case.axes, turned_parts), merged(arrays, case.axes, parts))
 
 
 def test_large_arrays_are_cut_in_chunks_without_a_seam() -> None:

@@ -30,7 +30,9 @@ for command in (simulate, inspect, compare, report):
 
 
 @app.callback()
-def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and log everything.")] = False) -> None:
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and log everything.")] = False,
+) -> None:
     """Options before the command."""
     logger = logging.getLogger("ist_fed")
     logger.setLevel(logging.DEBUG if debug else logging.WARNING)

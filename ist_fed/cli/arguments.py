@@ -18,7 +18,9 @@ class Format(StrEnum):
     json = "json"
 
 
-ScenarioPath = Annotated[str, typer.Argument(metavar="SCENARIO", help="A scenario file, or the name of one that ships with ist_fed.")]
+ScenarioPath = Annotated[
+    str, typer.Argument(metavar="SCENARIO", help="A scenario file, or the name of one that ships with ist_fed.")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the scenario, as in training.lr=0.05."),

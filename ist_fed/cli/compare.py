@@ -23,8 +23,12 @@ from ist_fed.tasks import load_task
 def compare(
     scenarios: Annotated[list[str], typer.Argument(metavar="SCENARIO SCENARIO…", help="Scenario files or names.")],
     settings: Settings = None,
-    target: Annotated[float | None, typer.Option(help="Compare bytes and arithmetic until the metric reaches this.")] = None,
-    folder: Annotated[Path, typer.Option("--folder", help="Where the runs and the comparison go.")] = Path("runs/comparison"),
+    target: Annotated[
+        float | None, typer.Option(help="Compare bytes and arithmetic until the metric reaches this.")
+    ] = None,
+    folder: Annotated[Path, typer.Option("--folder", help="Where the runs and the comparison go.")] = Path(
+        "runs/comparison"
+    ),
     output: OutputFormat = Format.text,
 ) -> None:
     """Run scenarios on the same data and seed, and compare accuracy, bytes, steps and arithmetic.
@@ -89,7 +93,13 @@ def _arithmetic(scenario: Scenario, row: dict[str, Any]) -> dict[str, Any]:
 
 def _show(rows: list[dict[str, Any]], target: float | None) -> None:
     table = Table("scenario", "rule", title="same data, same seed")
-    columns = {"final": ".4f", "best": ".4f", "mb_per_client": ".2f", "steps_per_client": ".0f", "gflops_per_client": ".1f"}
+    columns = {
+        "final": ".4f",
+        "best": ".4f",
+        "mb_per_client": ".2f",
+        "steps_per_client": ".0f",
+        "gflops_per_client": ".1f",
+    }
     reaching = {"target_round": ".0f", "target_mb_per_client": ".2f", "target_gflops_per_client": ".1f"}
     shown = {**columns, **(reaching if target is not None else {})}
     for column in shown:

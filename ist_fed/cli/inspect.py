@@ -77,7 +77,9 @@ def _show(facts: dict[str, Any]) -> None:
     reached = facts["coverage"]
     for share in (0.5, 0.95, 0.999):
         first = next((number for number, value in enumerate(reached, 1) if value >= share), None)
-        console.print(f"{share:.1%} of the weights are trained at least once after round {first or '—'}", highlight=False)
+        console.print(
+            f"{share:.1%} of the weights are trained at least once after round {first or '—'}", highlight=False
+        )
 
 
 def _row(entry: dict[str, Any], full: dict[str, Any]) -> list[str]:

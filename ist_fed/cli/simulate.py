@@ -13,12 +13,12 @@ from ist_fed.engines import ENGINES
 from ist_fed.errors import ScenarioError
 from ist_fed.run import Run
 
+
 class EngineName(StrEnum):
     """The keys of `ENGINES`, as the command line wants them."""
 
     inprocess = "inprocess"
     ray = "ray"
-
 
 
 def simulate(
@@ -27,7 +27,9 @@ def simulate(
         typer.Argument(metavar="[SCENARIO]", help="A scenario file, or the name of one that ships with ist_fed."),
     ] = None,
     settings: Settings = None,
-    engine: Annotated[EngineName, typer.Option(help="Where the clients run: in this process, or in Flower's simulation.")] = EngineName.inprocess,
+    engine: Annotated[
+        EngineName, typer.Option(help="Where the clients run: in this process, or in Flower's simulation.")
+    ] = EngineName.inprocess,
     run: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/<name>.")] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
     output: OutputFormat = Format.text,

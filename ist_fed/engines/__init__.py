@@ -11,7 +11,9 @@ from ist_fed.run import Run
 class Engine(Protocol):
     """Trains a run, and calls `on_line` with each round's line of metrics."""
 
-    def __call__(self, run: Run, *, resume: bool = False, on_line: Callable[[Line], None] = ...) -> None: ...
+    def __call__(self, run: Run, *, resume: bool = False, on_line: Callable[[Line], None] = ...) -> None:
+        """Train until the last round, or go on from the newest checkpoint."""
+        ...
 
 
 ENGINES: dict[str, Engine] = {"inprocess": inprocess.simulate, "ray": simulation.simulate}

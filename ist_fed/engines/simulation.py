@@ -29,7 +29,9 @@ def app_folder() -> Path:
     for folder in (package.parent, package / "app"):
         if (folder / "server" / "app.py").exists() and (folder / "pyproject.toml").exists():
             return folder
-    raise EngineError(f"the Flower app (server/, client/, pyproject.toml) lies neither beside '{package}' nor in it; reinstall ist_fed")
+    raise EngineError(
+        f"the Flower app (server/, client/, pyproject.toml) lies neither beside '{package}' nor in it; reinstall"
+    )
 
 
 def simulate(run: Run, *, resume: bool = False, on_line: Callable[[dict[str, Any]], None] = lambda line: None) -> None:
@@ -49,7 +51,9 @@ def simulate(run: Run, *, resume: bool = False, on_line: Callable[[dict[str, Any
     home = run.folder.absolute() / "flower"
     shutil.rmtree(home, ignore_errors=True)  # what an earlier, interrupted run left
     home.mkdir()
-    seen = len(run.metrics()) if resume else 0
+    if resume:
+        run.restore()  # drops the lines of rounds that will be run again
+    seen = len(run.metrics())
     with _superlink(home) as environment:
         number = _submit(run, home, environment, resume)
         try:

@@ -174,7 +174,9 @@ def test_report_writes_a_page(ist_fed: Command) -> None:
 
 
 def test_a_task_of_ones_own_in_the_current_folder(ist_fed: Command) -> None:
-    Path("mine_9.py").write_text("from ist_fed.tasks.digits import Digits\n\n\nclass Mine(Digits):\n    metric = 'mine'\n")
+    Path("mine_9.py").write_text(
+        "from ist_fed.tasks.digits import Digits\n\n\nclass Mine(Digits):\n    metric = 'mine'\n"
+    )
     code, out, err = ist_fed("simulate", "tiny.toml", "--set", "task=mine_9:Mine")
     assert code == 0, err
     assert "mine 0." in out
@@ -249,5 +251,3 @@ def test_every_command_explains_itself(ist_fed: Command) -> None:
         code, out, _ = ist_fed(command, "-h")
         assert code == 0
         assert "Usage:" in out
-
-
