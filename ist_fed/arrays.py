@@ -31,6 +31,11 @@ def arrays_of(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in once.values()}
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's arrays live."""
+    return next(iter(arrays_of(model).values())).device
+
+
 @torch.no_grad()
 def load_arrays(module: nn.Module, arrays: Arrays) -> None:
     """Copy `arrays` into `module`, strictly: the same names, shapes and dtypes.

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ist_fed.arrays import arrays_of, build_on_meta
+from ist_fed.batches import fetch, length
 from ist_fed.errors import TaskError
 from ist_fed.tasks import Batch, Task
-from ist_fed.train import Training, fetch, length
+from ist_fed.train import Training
 
 _STATE_TENSORS = {"sgd": 1, "adam": 2, "adamw": 2}  # per parameter; SGD has one only with momentum
 

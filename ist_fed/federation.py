@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from ist_fed import wire
 from ist_fed.arrays import arrays_of
+from ist_fed.batches import fetch, length
 from ist_fed.board import open_board
 from ist_fed.device import pick_device
 from ist_fed.errors import Interrupted
+from ist_fed.evaluate import evaluate, served
 from ist_fed.round import RoundReport
 from ist_fed.rules import Node
 from ist_fed.run import Checkpoint, Run
@@ -21,7 +23,7 @@ from ist_fed.seeds import generator, seeded, torch_generator
 from ist_fed.strategy import IndependentSubnetTraining
 from ist_fed.symmetry import check_symmetry
 from ist_fed.tasks import Task, load_task
-from ist_fed.train import evaluate, fetch, learning_rate, length, served
+from ist_fed.train import learning_rate
 
 Line = dict[str, Any]
 """One round as a line of `metrics.jsonl`."""

@@ -4,18 +4,18 @@ import re
 import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache
 from math import inf
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import tomli_w
 
-from ist_fed.errors import IstFedError, ScenarioError, nearest
+from ist_fed.errors import ScenarioError, nearest
 from ist_fed.roster import Weighting
 from ist_fed.rules import RULES, Rule
+from ist_fed.tables import from_table, override
 from ist_fed.train import Training
 
 
@@ -139,7 +139,7 @@ class Scenario:
             raise ScenarioError(f"'rule.name' is missing: which rule deals the units out{nearest('', list(RULES))}")
         if not isinstance(name, str) or name not in RULES:
             raise ScenarioError(f"'rule.name' must name a rule, but is {name!r}{nearest(str(name), list(RULES))}")
-        rule: Rule = _make(RULES[name], own, "rule", f" of rule '{name}'")
+        rule: Rule = from_table(RULES[name], own, "rule", f" of rule '{name}'")
         return rule
 
     def to_toml(self) -> str:
@@ -176,9 +176,9 @@ def parse_scenario(text: str, overrides: Sequence[str] = ()) -> Scenario:
         table = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ScenarioError(f"a scenario is written in TOML, but this is not: {error}") from error
-    for override in overrides:
-        _override(table, override)
-    scenario: Scenario = _make(Scenario, table, "")
+    for setting in overrides:
+        override(table, setting)
+    scenario: Scenario = from_table(Scenario, table, elsewhere=_every_key())
     scenario.make_rule()
     return scenario
 
@@ -197,52 +197,6 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _override(table: dict[str, Any], override: str) -> None:
-    path, equals, text = (part.strip() for part in override.partition("="))
-    *parents, last = path.split(".")
-    if not (equals and last and all(parents)):
-        raise ScenarioError(f"an override is written key=value, as in training.lr=0.05, but is '{override}'")
-    for depth, parent in enumerate(parents, 1):
-        table = table.setdefault(parent, {})
-        if not isinstance(table, dict):
-            raise ScenarioError(f"'{path}' cannot be set: '{'.'.join(parents[:depth])}' is a value, not a table")
-    table[last] = _value(text)
-
-
-def _value(text: str) -> Any:
-    """A TOML value; what is none is an unquoted string, as a shell leaves it."""
-    try:
-        parsed = tomllib.loads(f"value = {text}")
-    except (tomllib.TOMLDecodeError, RecursionError):
-        return text
-    return parsed["value"] if len(parsed) == 1 else text
-
-
-def _make(cls: Any, table: Mapping[str, Any], where: str, owner: str = "") -> Any:
-    """A dataclass from a table, its keys and types checked."""
-    hints, known = get_type_hints(cls), [f.name for f in fields(cls)]
-    prefix = f"{where}." if where else ""
-    for key in table:
-        if key not in known:
-            raise ScenarioError(f"there is no key '{prefix}{key}'{owner}{_meant(prefix, key, known)}")
-    for f in fields(cls):
-        if f.default is MISSING and f.default_factory is MISSING and f.name not in table:
-            raise ScenarioError(f"'{prefix}{f.name}'{owner} is missing: {_meaning(cls, f.name)}")
-    values = {key: _convert(hints[key], value, f"{prefix}{key}") for key, value in table.items()}
-    try:
-        return cls(**values)
-    except (ValueError, IstFedError) as error:
-        raise ScenarioError(f"[{where}] {error}" if where else str(error)) from error
-
-
-def _meant(prefix: str, key: str, known: list[str]) -> str:
-    """What an unknown key may have been: the same word in another table, or the nearest in its own."""
-    for elsewhere in _every_key():
-        if elsewhere.rpartition(".")[2] == key and elsewhere != f"{prefix}{key}":
-            return f"; did you mean '{elsewhere}'?"
-    return nearest(key, known) or "; it has no keys"
-
-
 @cache
 def _every_key() -> tuple[str, ...]:
     hints = get_type_hints(Scenario)
@@ -250,44 +204,6 @@ def _every_key() -> tuple[str, ...]:
     keys += [f"{name}.{f.name}" for name in keys if is_dataclass(kind := hints[name]) for f in fields(kind)]
     rules: list[Any] = [rule for rule in RULES.values() if is_dataclass(rule)]
     return (*keys, *(f"rule.{f.name}" for rule in rules for f in fields(rule)))
-
-
-def _convert(kind: Any, value: Any, where: str) -> Any:
-    if is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise ScenarioError(f"'{where}' must be a table, written [{where}], but is {value!r}")
-        return _make(kind, value, where)
-    if get_origin(kind) is dict:
-        item = get_args(kind)[1]
-        if not isinstance(value, dict):
-            raise ScenarioError(f"'{where}' must be a table, written [{where}], but is {value!r}")
-        return {key: value[key] if item is Any else _convert(item, value[key], f"{where}.{key}") for key in value}
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            raise ScenarioError(f"'{where}' must be one of {', '.join(map(repr, get_args(kind)))}, but is {value!r}")
-        return value
-    if isinstance(kind, UnionType):
-        kind = next(part for part in get_args(kind) if part is not type(None))
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        raise ScenarioError(f"'{where}' must be {_NAMES.get(kind, kind)}, but is {value!r}")
-    return value
-
-
-_NAMES = {
-    int: "a whole number",
-    float: "a number with a digit on each side of its point, such as 0.05",
-    str: 'text, written in "quotes"',
-    bool: "true or false",
-}
-
-
-def _meaning(cls: Any, name: str) -> str:
-    """What a field means, from the class's docstring."""
-    lines = (line.strip() for line in (cls.__doc__ or "").splitlines())
-    said = next((line.partition(": ")[2] for line in lines if line.startswith(f"{name}:")), "it has no default")
-    return said.rstrip(".")
 
 
 def from_run_config(config: Mapping[str, object], app: Path) -> Scenario:

@@ -1,17 +1,18 @@
-"""Local steps on one network, the statistics of an assembled one, and its evaluation. Nothing here knows of subnets."""
+"""Local steps on one network. Nothing here knows of subnets."""
 
-from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass
-from math import ceil, cos, isfinite, pi
-from typing import Any, Literal, cast
+from math import cos, isfinite, pi
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset, default_collate
+from torch.utils.data import Dataset
 
-from ist_fed.arrays import Arrays, arrays_of, load_arrays
-from ist_fed.errors import TaskError, TrainingError
+from ist_fed.arrays import arrays_of, device_of
+from ist_fed.batches import batches, fetch, length
+from ist_fed.batchnorm import has_batch_norm
+from ist_fed.errors import TrainingError
 from ist_fed.seeds import seeded
 from ist_fed.tasks.task import Batch, Task
 
@@ -152,155 +153,3 @@ def _finite_mean(model: nn.Module, losses: Tensor) -> float:
                 f"data, or lower the learning rate"
             )
     return float(losses.mean())
-
-
-def batches(examples: int, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Indices of one batch after another, without end: shuffled epochs whose incomplete last batch is left out.
-
-    Raises:
-        TrainingError: there is no example.
-    """
-    if examples == 0:
-        raise TrainingError(
-            "a client needs at least one example to train on, but its share is empty; give it data or leave it out"
-        )
-    size = min(size, examples)
-    while True:
-        order = rng.permutation(examples)
-        for start in range(0, examples - size + 1, size):
-            yield order[start : start + size]
-
-
-def fetch(data: Dataset[Batch], index: np.ndarray, device: torch.device) -> Batch:
-    """The examples at `index` as one batch on `device`."""
-    if type(data) is TensorDataset:  # one gather for each tensor, where a DataLoader would take them one by one
-        batch = data[torch.from_numpy(index)]
-    else:
-        batch = default_collate([data[i] for i in index.tolist()])
-    return cast(Batch, tuple(part.to(device) for part in batch))
-
-
-def length(data: Dataset[Batch]) -> int:
-    """How many examples a map-style dataset has.
-
-    Raises:
-        TaskError: it does not say.
-    """
-    try:
-        return len(cast(Sized, data))
-    except (TypeError, NotImplementedError) as error:
-        raise TaskError(
-            f"a task's data must be map-style datasets, with a length, but {type(data).__name__} has none; read an "
-            f"iterable one into a list or a TensorDataset"
-        ) from error
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model's arrays live."""
-    return next(iter(arrays_of(model).values())).device
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, task: Task, data: Dataset[Batch], batch_size: int = 1024) -> dict[str, float]:
-    """Mean loss and metric over `data`, in evaluation mode.
-
-    Returns:
-        `{"loss": …, task.metric: …}`.
-
-    Raises:
-        TrainingError: there is no example.
-    """
-    examples = length(data)
-    if examples == 0:
-        raise TrainingError("an evaluation needs at least one example, but the data are empty; give it test data")
-    device = device_of(model)
-    model.eval()
-    loss = score = 0.0
-    for index in _in_order(examples, batch_size):
-        batch = fetch(data, index, device)
-        loss += float(task.loss(model, batch)) * len(index)
-        score += float(task.score(model, batch)) * len(index)
-    return {"loss": loss / examples, task.metric: score / examples}
-
-
-@torch.no_grad()
-def recalibrate(model: nn.Module, data: Dataset[Batch], batch_size: int = 1024) -> None:
-    """Estimate the BatchNorm statistics of an assembled network afresh, in place, in one pass over `data`.
-
-    A subnet's statistics are those of a narrower network, so no merge of them is right. All else is in evaluation
-    mode meanwhile: dropout draws nothing. A model without BatchNorm is left as it is.
-
-    Args:
-        model: the assembled network, called on the first element of each batch; left in evaluation mode.
-        data: examples like the clients', held by the server.
-        batch_size: the statistics are exact for the first layer if all of `data` is one batch, and the mean over
-            batches otherwise.
-
-    Raises:
-        TrainingError: there are fewer than two examples.
-    """
-    model.eval()
-    norms = _norms(model)
-    if not norms:
-        return
-    if length(data) < 2:
-        raise TrainingError(
-            f"BatchNorm statistics need at least two examples, but there are {length(data)}; calibrate with more"
-        )
-    device, momenta = device_of(model), [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean over all batches, where a number would forget the first
-        norm.train()
-    for index in _in_order(length(data), max(2, batch_size)):
-        model(fetch(data, index, device)[0])
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()
-
-
-def _norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    """The modules that keep running statistics of their batches."""
-    found = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
-    return [norm for norm in found if norm.track_running_stats]
-
-
-def has_batch_norm(model: nn.Module) -> bool:
-    """Whether the network has statistics to recalibrate."""
-    return bool(_norms(model))
-
-
-def network(task: Task, sizes: Mapping[str, int], arrays: Arrays, device: torch.device) -> nn.Module:
-    """The task's network at these sizes, holding `arrays`; its first weights do not disturb the process's generator.
-
-    Raises:
-        AxesError: the arrays are not those of this network.
-    """
-    with seeded(0):  # so that a buffer which is drawn but does not travel is the same everywhere
-        model = task.build(**sizes)
-    load_arrays(model, arrays)
-    return model.to(device)
-
-
-def served(task: Task, sizes: Mapping[str, int], arrays: Arrays, device: torch.device) -> nn.Module:
-    """The assembled network, recalibrated and in evaluation mode: what is evaluated, saved and served.
-
-    Raises:
-        TrainingError: the model has BatchNorm, and the task holds no calibration data.
-    """
-    model = network(task, sizes, arrays, device)
-    if has_batch_norm(model):
-        data = task.calibration_data()
-        if data is None or length(data) < 2:
-            raise TrainingError(
-                f"a BatchNorm model needs at least two calibration examples to be evaluated after a merge, but the "
-                f"task's calibration_data() gives {'none' if data is None else length(data)}; return some, or use "
-                f"LayerNorm"
-            )
-        recalibrate(model, data)
-    return model.eval()
-
-
-def _in_order(examples: int, size: int) -> Iterator[np.ndarray]:
-    # Parts of equal length: BatchNorm cannot take a last batch of one.
-    return iter(np.array_split(np.arange(examples), ceil(examples / size)))

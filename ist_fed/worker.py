@@ -10,10 +10,12 @@ from torch.utils.data import Dataset
 
 from ist_fed import wire
 from ist_fed.arrays import Arrays, arrays_of, build_on_meta
+from ist_fed.batches import length
 from ist_fed.errors import IstFedError, TaskError, WireError
+from ist_fed.evaluate import network
 from ist_fed.seeds import generator
 from ist_fed.tasks.task import Batch, Task
-from ist_fed.train import Training, length, network, train
+from ist_fed.train import Training, train
 
 logger = logging.getLogger("ist_fed")
 

@@ -11,12 +11,13 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS = [
     ["errors"],
-    ["seeds", "arrays", "device", "board"],
+    ["seeds", "arrays", "device", "board", "tables"],
     ["axes", "models"],
     ["subnet", "tasks"],
-    ["symmetry", "coverage", "rules", "train"],
-    ["wire", "cost"],
-    ["round", "worker"],
+    ["symmetry", "coverage", "rules", "batches"],
+    ["batchnorm"],
+    ["train", "evaluate", "wire"],
+    ["round", "worker", "cost"],
     ["roster"],
     ["strategy", "scenario"],
     ["run"],
@@ -25,7 +26,7 @@ FLOORS = [
     ["cli"],
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-STRANGERS_TO_AXES = {"models", "tasks", "train"}
+STRANGERS_TO_AXES = {"models", "tasks", "batches", "batchnorm", "train", "evaluate"}
 
 
 def imported(path: Path) -> set[str]:

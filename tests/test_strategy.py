@@ -19,8 +19,9 @@ from ist_fed import extract, rules, wire
 from ist_fed.arrays import arrays_of
 from ist_fed.engines.inprocess import InProcessGrid
 from ist_fed.errors import AxesError, RoundError, WireError
+from ist_fed.evaluate import evaluate, served
 from ist_fed.seeds import generator
-from ist_fed.train import Training, evaluate, served
+from ist_fed.train import Training
 from ist_fed.worker import Worker
 
 HALVES = rules.Disjoint(groups=2, min_units=2)

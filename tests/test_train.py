@@ -14,21 +14,11 @@ from torch.nn import functional
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from ist_fed.arrays import arrays_of
+from ist_fed.batches import batches, fetch, length
+from ist_fed.batchnorm import has_batch_norm, recalibrate
 from ist_fed.errors import AxesError, TaskError, TrainingError
-from ist_fed.train import (
-    OPTIMIZERS,
-    Training,
-    batches,
-    evaluate,
-    fetch,
-    has_batch_norm,
-    learning_rate,
-    length,
-    network,
-    recalibrate,
-    served,
-    train,
-)
+from ist_fed.evaluate import evaluate, network, served
+from ist_fed.train import OPTIMIZERS, Training, learning_rate, train
 
 CPU = torch.device("cpu")
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from ist_fed import wire
 from ist_fed.errors import WireError
 from ist_fed.train import Training
+from ist_fed.wire.parcel import _header
 
 DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool,
@@ -90,7 +91,7 @@ class TestPack:
     def test_the_header_is_the_one_that_numpy_writes(self, length: int) -> None:
         buffer = BytesIO()
         np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": (length,)})
-        assert wire._header(length) == buffer.getvalue()
+        assert _header(length) == buffer.getvalue()
 
     def test_flower_reads_the_same_bytes(self) -> None:
         parcel = wire.pack(NARROW)

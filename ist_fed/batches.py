@@ -1,0 +1,59 @@
+"""Examples of a dataset as batches on a device."""
+
+from collections.abc import Iterator, Sized
+from math import ceil
+from typing import cast
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, TensorDataset, default_collate
+
+from ist_fed.errors import TaskError, TrainingError
+from ist_fed.tasks.task import Batch
+
+
+def batches(examples: int, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Indices of one batch after another, without end: shuffled epochs whose incomplete last batch is left out.
+
+    Raises:
+        TrainingError: there is no example.
+    """
+    if examples == 0:
+        raise TrainingError(
+            "a client needs at least one example to train on, but its share is empty; give it data or leave it out"
+        )
+    size = min(size, examples)
+    while True:
+        order = rng.permutation(examples)
+        for start in range(0, examples - size + 1, size):
+            yield order[start : start + size]
+
+
+def fetch(data: Dataset[Batch], index: np.ndarray, device: torch.device) -> Batch:
+    """The examples at `index` as one batch on `device`."""
+    if type(data) is TensorDataset:  # one gather for each tensor, where a DataLoader would take them one by one
+        batch = data[torch.from_numpy(index)]
+    else:
+        batch = default_collate([data[i] for i in index.tolist()])
+    return cast(Batch, tuple(part.to(device) for part in batch))
+
+
+def length(data: Dataset[Batch]) -> int:
+    """How many examples a map-style dataset has.
+
+    Raises:
+        TaskError: it does not say.
+    """
+    try:
+        return len(cast(Sized, data))
+    except (TypeError, NotImplementedError) as error:
+        raise TaskError(
+            f"a task's data must be map-style datasets, with a length, but {type(data).__name__} has none; read an "
+            f"iterable one into a list or a TensorDataset"
+        ) from error
+
+
+def in_order(examples: int, size: int) -> Iterator[np.ndarray]:
+    """Indices of batches that hold every example once, in order."""
+    # Parts of equal length: BatchNorm cannot take a last batch of one.
+    return iter(np.array_split(np.arange(examples), ceil(examples / size)))

@@ -1,0 +1,68 @@
+"""The assembled network: rebuilt from its arrays, recalibrated, evaluated."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from ist_fed.arrays import Arrays, device_of, load_arrays
+from ist_fed.batches import fetch, in_order, length
+from ist_fed.batchnorm import has_batch_norm, recalibrate
+from ist_fed.errors import TrainingError
+from ist_fed.seeds import seeded
+from ist_fed.tasks.task import Batch, Task
+
+
+def network(task: Task, sizes: Mapping[str, int], arrays: Arrays, device: torch.device) -> nn.Module:
+    """The task's network at these sizes, holding `arrays`; its first weights do not disturb the process's generator.
+
+    Raises:
+        AxesError: the arrays are not those of this network.
+    """
+    with seeded(0):  # so that a buffer which is drawn but does not travel is the same everywhere
+        model = task.build(**sizes)
+    load_arrays(model, arrays)
+    return model.to(device)
+
+
+def served(task: Task, sizes: Mapping[str, int], arrays: Arrays, device: torch.device) -> nn.Module:
+    """The assembled network, recalibrated and in evaluation mode: what is evaluated, saved and served.
+
+    Raises:
+        TrainingError: the model has BatchNorm, and the task holds no calibration data.
+    """
+    model = network(task, sizes, arrays, device)
+    if has_batch_norm(model):
+        data = task.calibration_data()
+        if data is None or length(data) < 2:
+            raise TrainingError(
+                f"a BatchNorm model needs at least two calibration examples to be evaluated after a merge, but the "
+                f"task's calibration_data() gives {'none' if data is None else length(data)}; return some, or use "
+                f"LayerNorm"
+            )
+        recalibrate(model, data)
+    return model.eval()
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, task: Task, data: Dataset[Batch], batch_size: int = 1024) -> dict[str, float]:
+    """Mean loss and metric over `data`, in evaluation mode.
+
+    Returns:
+        `{"loss": …, task.metric: …}`.
+
+    Raises:
+        TrainingError: there is no example.
+    """
+    examples = length(data)
+    if examples == 0:
+        raise TrainingError("an evaluation needs at least one example, but the data are empty; give it test data")
+    device = device_of(model)
+    model.eval()
+    loss = score = 0.0
+    for index in in_order(examples, batch_size):
+        batch = fetch(data, index, device)
+        loss += float(task.loss(model, batch)) * len(index)
+        score += float(task.score(model, batch)) * len(index)
+    return {"loss": loss / examples, task.metric: score / examples}

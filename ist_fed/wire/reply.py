@@ -1,0 +1,101 @@
+"""Replies: what a client sends back, and the checks it must pass before anything of it is read.
+
+The server never reads what a reply says of its own bytes: it compares that with what it sent.
+"""
+
+from dataclasses import dataclass
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from torch import Tensor
+
+from ist_fed.arrays import Arrays
+from ist_fed.errors import WireError
+from ist_fed.wire.excerpt import excerpt
+from ist_fed.wire.order import Order
+from ist_fed.wire.parcel import FLAT, Label, pack, unpack_checked
+from ist_fed.wire.records import METRICS, REPLY, SUBNET, content_of, record_of
+
+_ERROR_CHARACTERS = 2000  # longest reason that a client sends
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What came back from a client, checked.
+
+    Args:
+        arrays: the trained subnet.
+        size: bytes of it.
+        loss: mean training loss over the local steps.
+        seconds: that the local steps took, by the client's clock.
+    """
+
+    arrays: dict[str, Tensor]
+    size: int
+    loss: float
+    seconds: float
+
+
+def reply_message(order: Order, arrays: Arrays, *, loss: float, seconds: float, reply_to: Message) -> Message:
+    """The message that brings a trained subnet back."""
+    parcel = pack(arrays)
+    records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
+        SUBNET: parcel.record,
+        REPLY: ConfigRecord(
+            {"round": order.round, "nonce": order.nonce, "digest": order.digest, "layout": parcel.layout}
+        ),
+        METRICS: MetricRecord({"loss": loss, "seconds": seconds}),
+    }
+    return Message(RecordDict(records), reply_to=reply_to)
+
+
+def refusal_message(reason: str, *, reply_to: Message) -> Message:
+    """The message by which a client says why it did not train."""
+    return Message(RecordDict({REPLY: ConfigRecord({"error": reason[:_ERROR_CHARACTERS]})}), reply_to=reply_to)
+
+
+def open_reply(message: Message, *, round: int, nonce: str, label: Label) -> Reply:
+    """Check a reply against what was sent, and only then read it; nothing larger than what came is allocated.
+
+    Raises:
+        WireError: the client failed, or the reply is not the one that was asked for.
+    """
+    content = content_of(message)
+    echo = record_of(content, REPLY, ConfigRecord)
+    if "error" in echo:
+        raise WireError(f"the client did not train: {excerpt(echo['error'])}")
+    if not echo:
+        raise WireError(
+            f"a reply must be what ist_fed's Worker answers, but this one holds {excerpt(', '.join(content))}; let the "
+            f"ClientApp return Worker.train(message)"
+        )
+    _check_echo(echo, round, nonce, label)
+    arrays = _checked_arrays(content, label)
+    metrics = record_of(content, METRICS, MetricRecord)
+    loss, seconds = _number(metrics.get("loss")), _number(metrics.get("seconds"))
+    return Reply(arrays=arrays, size=label.size, loss=loss, seconds=seconds if seconds >= 0 else float("nan"))
+
+
+def _check_echo(echo: ConfigRecord, round: int, nonce: str, label: Label) -> None:
+    """A reply names the order that it answers, so that an old one, or another's, is never merged."""
+    for key, expected in (("round", round), ("nonce", nonce), ("digest", label.digest)):
+        if type(echo.get(key)) is not type(expected) or echo[key] != expected:
+            raise WireError(
+                f"a reply must echo the {key} of its order, {excerpt(expected, 80)}, but says "
+                f"{excerpt(echo.get(key), 80)}; it answers another order"
+            )
+    if echo.get("layout") != label.layout:
+        raise WireError(
+            f"a reply must hold the arrays that were sent, in the same layout, but says it holds "
+            f"{excerpt(echo.get('layout'), 200)}; server and client must run the same version of ist_fed"
+        )
+
+
+def _checked_arrays(content: RecordDict, label: Label) -> dict[str, Tensor]:
+    record = record_of(content, SUBNET, ArrayRecord)
+    if list(record) != [FLAT] or sum(isinstance(other, ArrayRecord) for other in content.values()) != 1:
+        raise WireError("a reply must hold one flat array and no other")
+    return unpack_checked(label.layout, record[FLAT])
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) and abs(value) < 1e30 else float("nan")
