@@ -30,9 +30,10 @@ import torch
 from torch import Tensor
 
 from ist_fed.axes import parse, sizes_of
+from ist_fed.places import places_of, write
 from ist_fed.rules import Disjoint, Node
 from ist_fed.seeds import generator
-from ist_fed.subnet import Merge, _places, _write, extract
+from ist_fed.subnet import Merge, extract
 
 RESULTS = Path(__file__).parent / "results"
 WIDTH = 4096
@@ -105,7 +106,7 @@ def core_lines(slice: str, n: int, matrices: list[Tensor]) -> list[dict[str, Any
     sizes = sizes_of({"w": matrices[0]}, axes)
     plan = Disjoint(groups=n)(1, [Node(i) for i in range(n)], sizes, generator(0, n, slice))
     parts = [extract({"w": matrices[0]}, axes, units) for units in plan.subnets]
-    places = _places({"w": matrices[0]}, axes, sizes, plan.subnets[0])["w"]
+    places = places_of({"w": matrices[0]}, axes, sizes, plan.subnets[0])["w"]
     written, copied, spare = (matrices[0].clone() for _ in range(3))
     touched = WIDTH if slice == "columns" else WIDTH // n  # rows
 
@@ -129,7 +130,7 @@ def core_lines(slice: str, n: int, matrices: list[Tensor]) -> list[dict[str, Any
         {
             "extract": lambda matrix: extract({"w": matrix}, axes, plan.subnets[0]),
             "clone touched": lambda matrix: matrix[:touched].clone(),
-            "write": lambda matrix: _write(written, places, parts[0]["w"]),
+            "write": lambda matrix: write(written, places, parts[0]["w"]),
             "copy touched": lambda matrix: copied[:touched].copy_(matrix[:touched]),
             "merge": merge,
             "clone, touch n times": clone_and_touch,

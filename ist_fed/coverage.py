@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ist_fed.axes import Axes
 from ist_fed.errors import AxesError
-from ist_fed.subnet import Units
+from ist_fed.places import Units
 
 _Key = tuple[str, ...]
 

@@ -16,7 +16,8 @@ from ist_fed.arrays import Arrays
 from ist_fed.axes import Axes
 from ist_fed.coverage import Coverage
 from ist_fed.errors import RoundError, WireError
-from ist_fed.subnet import Merge, Units
+from ist_fed.places import Units
+from ist_fed.subnet import Merge
 
 logger = logging.getLogger("ist_fed")
 

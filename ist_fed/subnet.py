@@ -1,21 +1,13 @@
 """Cut a narrow network out of a wide one, and merge narrow ones back: pure functions on `{name: tensor}`."""
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from ist_fed.axes import Axes, Dim, describe, sizes_of
+from ist_fed.axes import Axes, describe, sizes_of
 from ist_fed.errors import AxesError
-
-Units = Mapping[str, Tensor]
-"""Axis → numbers of the units held: integers, each once, sorted for speed; an axis left out is held whole."""
-
-Indices = Sequence[Tensor | None]
-"""Per dimension of an array: the positions held, or None for all of them."""
-
-_CHUNK = 1 << 17  # coordinates handled at once on a CPU, so that what is made of them on the way stays in its cache
+from ist_fed.places import CHUNK, Indices, Units, check_units, places_of, put, read, shape_of, write
 
 
 @torch.no_grad()
@@ -34,8 +26,8 @@ def extract(arrays: Mapping[str, Tensor], axes: Axes, units: Units) -> dict[str,
         AxesError: the arrays do not fit the table, or the units are not units of it.
     """
     sizes = sizes_of(arrays, axes)
-    places = _places(arrays, axes, sizes, _checked(units, sizes))
-    return {name: _read(array, places[name]) for name, array in arrays.items()}
+    places = places_of(arrays, axes, sizes, check_units(units, sizes))
+    return {name: read(array, places[name]) for name, array in arrays.items()}
 
 
 class Merge:
@@ -84,9 +76,9 @@ class Merge:
         if cohort:
             cohort.add(self._received(part, cohort.shapes), weight)
             return
-        held = _checked(given, self._sizes)
-        places = _places(self._arrays, self._axes, self._sizes, held)
-        part = self._received(part, {name: _shape(array, places[name]) for name, array in self._arrays.items()})
+        held = check_units(given, self._sizes)
+        places = places_of(self._arrays, self._axes, self._sizes, held)
+        part = self._received(part, {name: shape_of(array, places[name]) for name, array in self._arrays.items()})
         self._make_room(sum(array.numel() for array in part.values()))
         self._cohorts[key] = _Cohort(held, places, part, weight)
 
@@ -99,7 +91,7 @@ class Merge:
         merged = {}
         for name, array in self._arrays.items():
             if not self._means and (len(cohorts) == 1 or any(dim.axis in apart for dim in self._axes[name])):
-                merged[name] = _put(array, [(cohort.places[name], cohort.mean(name)) for cohort in cohorts])
+                merged[name] = put(array, [(cohort.places[name], cohort.mean(name)) for cohort in cohorts])
             else:
                 mean = self._means[name].copy() if self._means else _Mean(array)
                 for cohort in cohorts:
@@ -178,7 +170,7 @@ class _Cohort:
         large: list[list[str]] = []
         for name, array in self.first.items():
             if array.is_floating_point():
-                if array.numel() > _CHUNK:
+                if array.numel() > CHUNK:
                     large.append([name])
                 else:
                     small.setdefault(array.dtype, []).append(name)
@@ -215,15 +207,15 @@ class _Mean:
 
     def add(self, cohort: _Cohort, name: str) -> None:
         places, value = cohort.places[name], cohort.first[name]
-        weight = _read(self._weight, places)
-        first = torch.where(weight > 0, _read(self._first, places), value)
+        weight = read(self._weight, places)
+        first = torch.where(weight > 0, read(self._first, places), value)
         if value.is_floating_point():
-            apart = _read(self._apart, places) + (value.double() - first).mul_(cohort.weight)
-            _write(self._apart, places, apart.add_(cohort.apart[name]) if name in cohort.apart else apart)
+            apart = read(self._apart, places) + (value.double() - first).mul_(cohort.weight)
+            write(self._apart, places, apart.add_(cohort.apart[name]) if name in cohort.apart else apart)
         else:
             first = torch.maximum(first, value)
-        _write(self._first, places, first)
-        _write(self._weight, places, weight + cohort.weight)
+        write(self._first, places, first)
+        write(self._weight, places, weight + cohort.weight)
 
     def over(self, array: Tensor) -> Tensor:
         """The mean (or maximum) wherever something was added, `array` elsewhere."""
@@ -235,136 +227,3 @@ def _mean(first: Tensor, apart: Tensor, weight: Tensor | float) -> Tensor:
     # Adding nothing would still turn -0.0 into 0.0; and infinities that agree differ by nan.
     kept = (apart == 0) | ~first.isfinite()
     return torch.where(kept, first, (first + apart / weight).to(first.dtype))
-
-
-def _checked(units: Units, sizes: Mapping[str, int]) -> dict[str, Tensor]:
-    """The units as int64 on the CPU, where plans are made; axes held whole and in order are left out."""
-    held = {}
-    for axis, given in units.items():
-        if axis not in sizes:
-            raise AxesError(f"units are units of an axis, but no array has an axis '{axis}'; known: {sorted(sizes)}")
-        index = torch.as_tensor(given)
-        if index.ndim != 1 or index.dtype == torch.bool or index.is_floating_point():
-            raise AxesError(f"units of '{axis}' must be a list of integers, but are {tuple(index.shape)} {index.dtype}")
-        index = index.to("cpu", torch.int64)
-        rising = index.sort().values
-        if len(rising) and not (rising[0] >= 0 and rising[-1] < sizes[axis]):
-            raise AxesError(
-                f"units of '{axis}' are numbered 0 to {sizes[axis] - 1}, but {int(rising[0])} to {int(rising[-1])} "
-                f"were asked for"
-            )
-        if (rising[1:] == rising[:-1]).any():
-            raise AxesError(f"a subnet holds a unit once, but one of '{axis}' stands in it twice")
-        if len(index) < sizes[axis] or not torch.equal(index, rising):
-            held[axis] = index
-    return held
-
-
-def _places(arrays: Mapping[str, Tensor], axes: Axes, sizes: Mapping[str, int], units: Units) -> dict[str, Indices]:
-    """Where the units stand in each array."""
-    positions: dict[Dim, Tensor] = {}
-    for dim in {dim for name in arrays for dim in axes[name]}:
-        if dim.axis is not None and dim.axis in units:
-            # In row-major order a dimension is outer × units × inner.
-            unit = torch.arange(dim.outer)[:, None] * sizes[dim.axis] + units[dim.axis]
-            positions[dim] = (unit[..., None] * dim.inner + torch.arange(dim.inner)).flatten()
-    return {
-        name: [positions[dim].to(array.device) if dim in positions else None for dim in axes[name]]
-        for name, array in arrays.items()
-    }
-
-
-def _shape(array: Tensor, places: Indices) -> tuple[int, ...]:
-    return tuple(n if index is None else len(index) for n, index in zip(array.shape, places, strict=True))
-
-
-def _read(array: Tensor, places: Indices) -> Tensor:
-    split = [(at, index) for at, index in enumerate(places) if index is not None]
-    if not split:
-        return array
-    if len(split) == 1:
-        return array.index_select(*split[0])
-    out = array.new_empty(_shape(array, places))
-    wide, narrow = _blocks(array, places), _blocks(out, places)
-    # Half the bytes of an address where they will do; to write, torch takes int64 only.
-    dtype = torch.int32 if array.numel() < 1 << 31 else torch.int64
-    for part, addresses in _addresses(array, places, dtype):
-        torch.index_select(wide, 0, addresses, out=narrow[part])
-    return out
-
-
-def _write(target: Tensor, places: Indices, value: Tensor) -> None:
-    split = [(at, index) for at, index in enumerate(places) if index is not None]
-    if not split:
-        target.copy_(value)
-    elif len(split) == 1:
-        target.index_copy_(*split[0], value)
-    else:
-        wide, narrow = _blocks(target, places), _blocks(value, places)
-        for part, addresses in _addresses(target, places, torch.int64):
-            wide.index_copy_(0, addresses, narrow[part])
-
-
-def _put(array: Tensor, parts: Sequence[tuple[Indices, Tensor]]) -> Tensor:
-    """A copy of `array` with parts written in that share no coordinate."""
-    split = {tuple(at for at, index in enumerate(places) if index is not None) for places, _ in parts}
-    match [*split]:
-        case [(at,)] if at > 0:
-            return _gather(array, at, parts)
-    out = array.clone(memory_format=torch.contiguous_format)
-    for places, value in parts:
-        _write(out, places, value)
-    return out
-
-
-def _gather(array: Tensor, at: int, parts: Sequence[tuple[Indices, Tensor]]) -> Tensor:
-    """The same along one dimension that is not the first: one pass that reads here and there and writes in order."""
-    held = torch.cat([index for places, _ in parts if (index := places[at]) is not None])
-    pieces = [value for _, value in parts]
-    if len(held) < array.shape[at]:
-        pieces.append(array)  # for the entries that nobody holds
-    source = torch.arange(len(held), len(held) + array.shape[at], device=array.device)
-    source[held] = torch.arange(len(held), device=array.device)
-    out = torch.empty_like(array, memory_format=torch.contiguous_format)
-    step = _rows_at_once(array.numel() // max(1, len(array)), len(array), array.device)
-    for start in range(0, len(array), step):
-        rows = slice(start, start + step)
-        torch.index_select(torch.cat([piece[rows] for piece in pieces], at), at, source, out=out[rows])
-    return out
-
-
-def _split_dims(places: Indices) -> int:
-    """Dimensions up to the last one that is split; the entries after it stand side by side, and move as one block."""
-    return max(at for at, index in enumerate(places) if index is not None) + 1
-
-
-def _blocks(array: Tensor, places: Indices) -> Tensor:
-    """The array as a list of blocks; a list of numbers where a block is one."""
-    block = math.prod(array.shape[_split_dims(places) :])
-    return array.reshape(array.numel() // max(1, block), block).squeeze(1)
-
-
-def _addresses(array: Tensor, places: Indices, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """Which blocks of the narrow array stand at which blocks of the wide one, some rows of the narrow one at a time."""
-    shape, device = array.shape[: _split_dims(places)], array.device
-    rows, *rest = [
-        torch.arange(length, device=device) if index is None else index
-        for length, index in zip(shape, places, strict=False)
-    ]
-    row = torch.zeros(1, dtype=torch.int64, device=device)
-    stride = 1
-    for length, index in zip(reversed(shape[1:]), reversed(rest), strict=True):
-        row = (index[:, None] * stride + row).flatten()
-        stride *= length
-    first, row = (rows[:, None] * stride).to(dtype), row.to(dtype)
-    step = _rows_at_once(len(row), len(rows), device)
-    buffer = torch.empty((step, len(row)), dtype=dtype, device=device)
-    for start in range(0, len(rows), step):
-        some = first[start : start + step]
-        addresses = torch.add(some, row, out=buffer[: len(some)]).view(-1)
-        yield slice(start * len(row), start * len(row) + len(addresses)), addresses
-
-
-def _rows_at_once(row: int, rows: int, device: torch.device) -> int:
-    """As many rows of `row` entries as stay in a processor's cache; on other devices all."""
-    return max(1, min(rows, _CHUNK // max(1, row)) if device.type == "cpu" else rows)

@@ -12,9 +12,10 @@ from ist_fed.arrays import arrays_of, build_on_meta
 from ist_fed.axes import Axes, infer, parse
 from ist_fed.coverage import Coverage
 from ist_fed.errors import AxesError
+from ist_fed.places import Units
 from ist_fed.rules import Disjoint, Full, Node
 from ist_fed.seeds import generator
-from ist_fed.subnet import Merge, Units, extract
+from ist_fed.subnet import Merge, extract
 
 
 def counted(arrays: dict[str, Tensor], axes: Axes, plan: list[Units]) -> float:

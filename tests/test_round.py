@@ -15,8 +15,8 @@ from flwr.app import ConfigRecord, Error, Message, MetricRecord
 from ist_fed import extract, infer, wire
 from ist_fed.coverage import Coverage
 from ist_fed.errors import RoundError
+from ist_fed.places import Units
 from ist_fed.round import Client, Round
-from ist_fed.subnet import Units
 
 TASK = tiny.Tiny()
 AXES = infer(TASK.build, tiny.SIZES)

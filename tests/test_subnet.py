@@ -15,9 +15,10 @@ from torch import Tensor
 from ist_fed.arrays import arrays_of, load_arrays
 from ist_fed.axes import Axes, Dim, infer, parse, sizes_of
 from ist_fed.errors import AxesError
+from ist_fed.places import Units
 from ist_fed.rules import Disjoint, Node
 from ist_fed.seeds import generator
-from ist_fed.subnet import Merge, Units, extract
+from ist_fed.subnet import Merge, extract
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 DTYPES = (*FLOATS, torch.int64, torch.uint8, torch.bool)

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from ist_fed.errors import RuleError
-from ist_fed.subnet import Units
+from ist_fed.places import Units
 
 
 @dataclass(frozen=True)
