@@ -92,19 +92,20 @@ def _arithmetic(scenario: Scenario, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _show(rows: list[dict[str, Any]], target: float | None) -> None:
-    table = Table("scenario", "rule", title="same data, same seed")
-    columns = {
-        "final": ".4f",
-        "best": ".4f",
-        "mb_per_client": ".2f",
-        "steps_per_client": ".0f",
-        "gflops_per_client": ".1f",
+    table = Table("", *(row["name"] for row in rows), title="same data, same seed")
+    metric = rows[0]["metric"]
+    lines = {
+        "rule": ("rule", ""),
+        "final": (f"final {metric}", ".4f"),
+        "best": (f"best {metric}", ".4f"),
+        "mb_per_client": ("MB moved per client", ".2f"),
+        "steps_per_client": ("local steps per client", ".0f"),
+        "gflops_per_client": ("GFLOPs per client", ".1f"),
     }
-    reaching = {"target_round": ".0f", "target_mb_per_client": ".2f", "target_gflops_per_client": ".1f"}
-    shown = {**columns, **(reaching if target is not None else {})}
-    for column in shown:
-        table.add_column(column.replace("_", " ").replace("target", f"to {target}:"), justify="right")
-    for row in rows:
-        numbers = ["never" if row[key] is None else format(row[key], style) for key, style in shown.items()]
-        table.add_row(row["name"], row["rule"], *numbers)
-    Console().print(table)
+    if target is not None:
+        lines["target_round"] = (f"rounds to {metric} {target}", ".0f")
+        lines["target_mb_per_client"] = ("  MB per client", ".2f")
+        lines["target_gflops_per_client"] = ("  GFLOPs per client", ".1f")
+    for key, (words, style) in lines.items():
+        table.add_row(words, *("never" if row[key] is None else format(row[key], style) for row in rows))
+    Console(highlight=False).print(table)

@@ -1,6 +1,7 @@
 """`ist-fed inspect`: what a scenario would train and cost, worked out without training."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -61,38 +62,38 @@ def _plan(scenario: Scenario, round: int) -> Plan:
 
 
 def _show(facts: dict[str, Any]) -> None:
-    console = Console()
+    console = Console(highlight=False)
     table = Table("array", "dimensions", "shape", title=f"{facts['scenario']}: which axis indexes which dimension")
     for name, entry in facts["axes"].items():
         table.add_row(name, entry["dims"], " × ".join(map(str, entry["shape"])) or "scalar")
     console.print(table)
-    table = Table("", "clients", "sizes", title="what a client holds in round 1, against the full network")
-    for heading in ("parameters", "bytes down, and up", "peak training memory", "FLOPs a local step"):
-        table.add_column(heading, justify="right")
-    full = facts["full"]
-    for number, subnet in enumerate(facts["subnets"]):
-        table.add_row(f"subnet {number}", str(subnet["clients"]), *_row(subnet, full))
-    table.add_row("full network", "", *_row(full, full))
+    full, kinds = facts["full"], _kinds(facts["subnets"])
+    table = Table("", title="what a client holds in round 1, against the full network")
+    for clients, _ in kinds:
+        table.add_column(f"{clients} client{'s' * (clients > 1)}, each", justify="right")
+    table.add_column("full network", justify="right")
+    for axis, units in full["sizes"].items():
+        table.add_row(axis, *(_share(subnet["sizes"][axis], units, str) for _, subnet in kinds), str(units))
+    for key, (words, show) in _COSTS.items():
+        table.add_row(words, *(_share(subnet[key], full[key], show) for _, subnet in kinds), show(full[key]))
     console.print(table)
-    reached = facts["coverage"]
     for share in (0.5, 0.95, 0.999):
-        first = next((number for number, value in enumerate(reached, 1) if value >= share), None)
-        console.print(
-            f"{share:.1%} of the weights are trained at least once after round {first or '—'}", highlight=False
-        )
+        reached = (number for number, value in enumerate(facts["coverage"], 1) if value >= share)
+        console.print(f"{share:.1%} of the weights are trained at least once after round {next(reached, '—')}")
 
 
-def _row(entry: dict[str, Any], full: dict[str, Any]) -> list[str]:
-    def share(key: str, text: str) -> str:
-        return text if entry is full else f"{text} ({entry[key] / full[key]:.1%})"
+def _kinds(subnets: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
+    """Subnets that cost the same, as one, with how many clients hold one; of many kinds the smallest and the largest."""
+    kinds: dict[str, tuple[int, dict[str, Any]]] = {}
+    for subnet in sorted(subnets, key=lambda subnet: int(subnet["parameters"])):
+        key = str(subnet["sizes"])
+        kinds[key] = (kinds.get(key, (0, subnet))[0] + subnet["clients"], subnet)
+    several = list(kinds.values())
+    return several if len(several) <= 4 else [several[0], several[-1]]
 
-    return [
-        ", ".join(f"{axis} {units}" for axis, units in entry["sizes"].items()),
-        share("parameters", f"{entry['parameters']:,}"),
-        share("bytes", _size(entry["bytes"])),
-        share("memory", _size(entry["memory"])),
-        share("flops", f"{entry['flops'] / 1e6:,.1f} M"),
-    ]
+
+def _share(part: int, whole: int, show: Callable[[int], str]) -> str:
+    return f"{show(part)} ({part / whole:.1%})"
 
 
 def _size(count: float) -> str:
@@ -101,3 +102,11 @@ def _size(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} GB"
+
+
+_COSTS: dict[str, tuple[str, Callable[[int], str]]] = {
+    "parameters": ("parameters", "{:,}".format),
+    "bytes": ("bytes down, and up again", _size),
+    "memory": ("peak training memory", _size),
+    "flops": ("FLOPs in a local step", lambda flops: f"{flops / 1e6:,.1f} M"),
+}
