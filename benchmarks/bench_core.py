@@ -4,9 +4,10 @@
 
 One 4096 × 4096 float32 matrix is cut into n groups by rows, by columns, and by both (a block, as between two hidden
 layers). What is measured and what it is compared with take turns in one run, on matrices that together are larger than
-the cache and come round in turn. Numbers are medians of the thread's processor time, which is its wall time on an idle
-machine. Freed memory is kept by the allocator, so that neither side pays for the kernel clearing new pages, which would
-be most of the time of both.
+the cache and come round in turn. Numbers are of the thread's processor time, which is its wall time on an idle machine:
+medians, and beside them the fractions of the best runs, which another process that used the memory has disturbed least.
+Freed memory is kept by the allocator, so that neither side pays for the kernel clearing new pages, which would be most
+of the time of both.
 
 Two things are timed besides `extract`. `merge` is a whole round: `Merge`, n times `add`, and `result`, which makes one
 new wide matrix. `write` is the indexed write of one part alone, into a matrix that is there already. What must be
@@ -19,10 +20,10 @@ import ctypes
 import json
 import os
 import platform
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,7 @@ def keep_freed_memory() -> None:
         libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
 
 
-def medians(work: Mapping[str, Work], matrices: list[Tensor]) -> dict[str, float]:
+def timed(work: Mapping[str, Work], matrices: list[Tensor]) -> dict[str, list[float]]:
     """Seconds of each piece of work on one thread, all of them in turn, each on the next matrix."""
     seconds: dict[str, list[float]] = {name: [] for name in work}
     turn = 0
@@ -88,7 +89,7 @@ def medians(work: Mapping[str, Work], matrices: list[Tensor]) -> dict[str, float
             started = time.thread_time()
             run(matrix)
             seconds[name].append(time.thread_time() - started)
-    return {name: statistics.median(times[1:]) for name, times in seconds.items()}
+    return {name: times[1:] for name, times in seconds.items()}
 
 
 # --- Cut and merge ----------------------------------------------------------------------------------------------------
@@ -126,7 +127,7 @@ def core_lines(slice: str, n: int, matrices: list[Tensor]) -> list[dict[str, Any
         for part in parts:
             out.view(-1)[: part["w"].numel()].copy_(part["w"].view(-1))
 
-    seconds = medians(
+    seconds = timed(
         {
             "extract": lambda matrix: extract({"w": matrix}, axes, plan.subnets[0]),
             "clone touched": lambda matrix: matrix[:touched].clone(),
@@ -154,10 +155,11 @@ def core_lines(slice: str, n: int, matrices: list[Tensor]) -> list[dict[str, Any
             "what": what,
             "slice": slice,
             "n": n,
-            "seconds": seconds[what],
+            "seconds": median(seconds[what]),
             "against": words,
-            "against_seconds": seconds[floor],
-            "fraction": seconds[floor] / seconds[what],
+            "against_seconds": median(seconds[floor]),
+            "fraction": median(seconds[floor]) / median(seconds[what]),
+            "best_fraction": min(seconds[floor]) / min(seconds[what]),
             "target": target,
         }
         for what, floor, words, target in against
@@ -166,15 +168,14 @@ def core_lines(slice: str, n: int, matrices: list[Tensor]) -> list[dict[str, Any
 
 def print_core(lines: list[dict[str, Any]]) -> None:
     print(f"\n{WIDTH} × {WIDTH} float32, cold; fraction = time of the comparison / time taken; more is better\n")
-    print(f"{'':8} {'slice':8} {'n':>2} {'ms':>7} {'fraction':>9} {'target':>7}   of the speed of")
-    for line in sorted(
-        lines, key=lambda line: (["extract", "write", "merge"].index(line["what"]), line["target"] is None)
-    ):
+    print(f"{'':8} {'slice':8} {'n':>2} {'ms':>6} {'fraction':>9} {'of best':>8} {'target':>7}   of the speed of")
+    order = ["extract", "merge", "write"]
+    for line in sorted(lines, key=lambda line: (order.index(line["what"]), line["target"] is None)):
         target = f"{line['target']:.1f}" if line["target"] else ""
-        missed = " <" if line["target"] and line["fraction"] < line["target"] else ""
+        missed = "<" if line["target"] and line["fraction"] < line["target"] else ""
         print(
-            f"{line['what']:8} {line['slice']:8} {line['n']:2} {1e3 * line['seconds']:7.1f} {line['fraction']:9.2f} "
-            f"{target:>7}{missed:2} {line['against']}"
+            f"{line['what']:8} {line['slice']:8} {line['n']:2} {1e3 * line['seconds']:6.1f} {line['fraction']:9.2f} "
+            f"{line['best_fraction']:8.2f} {target:>7} {missed:1} {line['against']}"
         )
 
 

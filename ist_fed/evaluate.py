@@ -32,7 +32,11 @@ def served(task: Task, sizes: Mapping[str, int], arrays: Arrays, device: torch.d
     Raises:
         TrainingError: the model has BatchNorm, and the task holds no calibration data.
     """
-    model = network(task, sizes, arrays, device)
+    return ready(network(task, sizes, arrays, device), task)
+
+
+def ready(model: nn.Module, task: Task) -> nn.Module:
+    """The same for a network that holds its arrays already; it is changed in place."""
     if has_batch_norm(model):
         data = task.calibration_data()
         if data is None or length(data) < 2:

@@ -9,12 +9,12 @@ from flwr.serverapp import Grid
 from torch import Tensor, nn
 
 from ist_fed import wire
-from ist_fed.arrays import arrays_of
+from ist_fed.arrays import arrays_of, load_arrays
 from ist_fed.batches import fetch, length
 from ist_fed.board import open_board
 from ist_fed.device import pick_device
 from ist_fed.errors import Interrupted
-from ist_fed.evaluate import evaluate, served
+from ist_fed.evaluate import evaluate, network, ready
 from ist_fed.round import RoundReport
 from ist_fed.rules import Node
 from ist_fed.run import Checkpoint, Run
@@ -123,6 +123,7 @@ class _Recorder:
     def __init__(self, run: Run, task: Task, on_line: Callable[[Line], None]) -> None:
         self._run, self._task, self._on_line = run, task, on_line
         self._device = pick_device(run.scenario.device)
+        self._model: nn.Module | None = None
         self._coverage: Callable[[], Mapping[str, Tensor]] = dict
         self._saved = 0
         self.state = Checkpoint(0, {}, {})
@@ -138,7 +139,7 @@ class _Recorder:
         started = time.perf_counter()
         last = report.round == scenario.rounds
         due = last or report.round % record.evaluate_every == 0
-        result = self._evaluate(report.arrays) if due else {}
+        result = evaluate(self._served(report.arrays), self._task, self._task.test_data()) if due else {}
         evaluated = time.perf_counter()
         coverage = {name: marks.clone() for name, marks in self._coverage().items()}
         self.state = Checkpoint(report.round, report.arrays, coverage)
@@ -161,7 +162,7 @@ class _Recorder:
     def finish(self) -> None:
         """Write the final network, recalibrated, and how to rebuild it."""
         scenario = self._run.scenario
-        model = served(self._task, scenario.sizes, self.state.arrays, self._device)
+        model = self._served(self.state.arrays)
         result = evaluate(model, self._task, self._task.test_data())
         arrays = arrays_of(model)
         about = {
@@ -176,9 +177,13 @@ class _Recorder:
         }
         self._run.save_model(arrays, about)
 
-    def _evaluate(self, arrays: Mapping[str, Tensor]) -> dict[str, float]:
-        model = served(self._task, self._run.scenario.sizes, arrays, self._device)
-        return evaluate(model, self._task, self._task.test_data())
+    def _served(self, arrays: Mapping[str, Tensor]) -> nn.Module:
+        """The assembled network, built once and filled anew, ready to be evaluated."""
+        if self._model is None:
+            self._model = network(self._task, self._run.scenario.sizes, arrays, self._device)
+        else:
+            load_arrays(self._model, arrays)
+        return ready(self._model, self._task)
 
     def _line(self, report: RoundReport, result: dict[str, float], seconds: dict[str, float]) -> Line:
         scenario = self._run.scenario

@@ -28,15 +28,15 @@ def check_units(units: Units, sizes: Mapping[str, int]) -> dict[str, Tensor]:
         if index.ndim != 1 or index.dtype == torch.bool or index.is_floating_point():
             raise AxesError(f"units of '{axis}' must be a list of integers, but are {tuple(index.shape)} {index.dtype}")
         index = index.to("cpu", torch.int64)
-        rising = index.sort().values
+        rising = index if bool((index[1:] > index[:-1]).all()) else index.sort().values
         if len(rising) and not (rising[0] >= 0 and rising[-1] < sizes[axis]):
             raise AxesError(
                 f"units of '{axis}' are numbered 0 to {sizes[axis] - 1}, but {int(rising[0])} to {int(rising[-1])} "
                 f"were asked for"
             )
-        if (rising[1:] == rising[:-1]).any():
+        if rising is not index and (rising[1:] == rising[:-1]).any():
             raise AxesError(f"a subnet holds a unit once, but one of '{axis}' stands in it twice")
-        if len(index) < sizes[axis] or not torch.equal(index, rising):
+        if len(index) < sizes[axis] or rising is not index:
             held[axis] = index
     return held
 

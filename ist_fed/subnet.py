@@ -88,10 +88,11 @@ class Merge:
         if not self._cohorts:
             return dict(self._arrays)
         apart, cohorts = self._axes_apart(), self._cohorts.values()
+        parts = [(cohort.places, cohort.means()) for cohort in cohorts]
         merged = {}
         for name, array in self._arrays.items():
             if not self._means and (len(cohorts) == 1 or any(dim.axis in apart for dim in self._axes[name])):
-                merged[name] = put(array, [(cohort.places[name], cohort.mean(name)) for cohort in cohorts])
+                merged[name] = put(array, [(places[name], means[name]) for places, means in parts])
             else:
                 mean = self._means[name].copy() if self._means else _Mean(array)
                 for cohort in cohorts:
@@ -146,9 +147,7 @@ class _Cohort:
         self.units, self.places, self.first, self.weight = units, places, dict(part), weight
         self.shapes = {name: tuple(array.shape) for name, array in part.items()}
         self.apart: dict[str, Tensor] = {}  # empty until a second part comes
-        self._groups: list[
-            tuple[list[str], Tensor, Tensor]
-        ] = []  # names, `first` and `apart`, of which theirs are views
+        self._groups: list[tuple[list[str], Tensor, Tensor]] = []  # names, and flat what `first` and `apart` view
 
     def add(self, part: Mapping[str, Tensor], weight: float) -> None:
         if not self.apart:
@@ -160,9 +159,15 @@ class _Cohort:
                 self.first[name] = torch.maximum(self.first[name], array)
         self.weight += weight
 
-    def mean(self, name: str) -> Tensor:
-        first = self.first[name]
-        return _mean(first, self.apart[name], self.weight) if name in self.apart else first
+    def means(self) -> dict[str, Tensor]:
+        """The mean of the parts, by array."""
+        means = dict(self.first)
+        for names, first, apart in self._groups:
+            pieces = torch.split_with_sizes(
+                _mean(first, apart, self.weight), [self.first[name].numel() for name in names]
+            )
+            means |= {name: piece.view(self.shapes[name]) for name, piece in zip(names, pieces, strict=True)}
+        return means
 
     def _lay_side_by_side(self) -> None:
         """Small arrays of one dtype are added up together, for a call costs more than they do."""

@@ -83,7 +83,7 @@ def _show(facts: dict[str, Any]) -> None:
 
 
 def _kinds(subnets: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
-    """Subnets that cost the same, as one, with how many clients hold one; of many kinds the smallest and the largest."""
+    """Subnets that cost the same, as one, with the clients that hold one; of many kinds the least and the largest."""
     kinds: dict[str, tuple[int, dict[str, Any]]] = {}
     for subnet in sorted(subnets, key=lambda subnet: int(subnet["parameters"])):
         key = str(subnet["sizes"])
