@@ -16,10 +16,10 @@ from ist_fed.device import pick_device
 from ist_fed.errors import Interrupted
 from ist_fed.evaluate import evaluate, network, ready
 from ist_fed.round import RoundReport
-from ist_fed.rules import Node
+from ist_fed.rules import Node, plan_round
 from ist_fed.run import Checkpoint, Run
 from ist_fed.scenario import Scenario
-from ist_fed.seeds import generator, seeded, torch_generator
+from ist_fed.seeds import seeded, torch_generator
 from ist_fed.strategy import IndependentSubnetTraining
 from ist_fed.symmetry import check_symmetry
 from ist_fed.tasks import Task, load_task
@@ -104,7 +104,7 @@ def check_model(scenario: Scenario, task: Task, strategy: IndependentSubnetTrain
         RuleError: the rule cannot deal these sizes out to these clients.
     """
     nodes = [Node(client) for client in range(scenario.clients)]
-    plan = scenario.make_rule()(1, nodes, scenario.sizes, generator(scenario.seed, 1, "assign"))
+    plan = plan_round(scenario.make_rule(), 1, nodes, scenario.sizes, scenario.seed)
     sizes = {axis: len(units) for axis, units in plan.subnets[0].items()}
     data = task.test_data()
     few = torch.arange(min(8, length(data))).numpy()

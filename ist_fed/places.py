@@ -60,19 +60,22 @@ def shape_of(array: Tensor, places: Indices) -> tuple[int, ...]:
     return tuple(n if index is None else len(index) for n, index in zip(array.shape, places, strict=True))
 
 
-def read(array: Tensor, places: Indices) -> Tensor:
-    """What stands at `places`: the array itself where it is held whole, else a copy."""
+def read(array: Tensor, places: Indices, out: Tensor | None = None) -> Tensor:
+    """What stands at `places`: the array itself where it is held whole, else a copy, in `out` if that is given."""
     split = [(at, index) for at, index in enumerate(places) if index is not None]
     if not split:
         return array
+    at, index = split[0]
     if len(split) == 1:
-        return array.index_select(*split[0])
+        return torch.index_select(array, at, index, out=out)
+    rest = [*places[:at], None, *places[at + 1 :]]
+    if at > 0:
+        return read(array.index_select(at, index), rest, out)
     out = array.new_empty(shape_of(array, places))
-    wide, narrow = _blocks(array, places), _blocks(out, places)
-    # Half the bytes of an address where they will do; to write, torch takes int64 only.
-    dtype = torch.int32 if array.numel() < 1 << 31 else torch.int64
-    for part, addresses in _addresses(array, places, dtype):
-        torch.index_select(wide, 0, addresses, out=narrow[part])
+    step = _rows_at_once(array.numel() // max(1, len(array)), len(index), array.device)
+    for start in range(0, len(index), step):
+        some = slice(start, start + step)
+        read(array.index_select(0, index[some]), rest, out[some])  # whole rows; of them, while in the cache, the rest
     return out
 
 
@@ -85,7 +88,7 @@ def write(target: Tensor, places: Indices, value: Tensor) -> None:
         target.index_copy_(*split[0], value)
     else:
         wide, narrow = _blocks(target, places), _blocks(value, places)
-        for part, addresses in _addresses(target, places, torch.int64):
+        for part, addresses in _addresses(target, places):
             wide.index_copy_(0, addresses, narrow[part])
 
 
@@ -128,7 +131,7 @@ def _blocks(array: Tensor, places: Indices) -> Tensor:
     return array.reshape(array.numel() // max(1, block), block).squeeze(1)
 
 
-def _addresses(array: Tensor, places: Indices, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+def _addresses(array: Tensor, places: Indices) -> Iterator[tuple[slice, Tensor]]:
     """Which blocks of the narrow array stand at which blocks of the wide one, some rows of the narrow one at a time."""
     shape, device = array.shape[: _split_dims(places)], array.device
     rows, *rest = [
@@ -140,12 +143,11 @@ def _addresses(array: Tensor, places: Indices, dtype: torch.dtype) -> Iterator[t
     for length, index in zip(reversed(shape[1:]), reversed(rest), strict=True):
         row = (index[:, None] * stride + row).flatten()
         stride *= length
-    first, row = (rows[:, None] * stride).to(dtype), row.to(dtype)
     step = _rows_at_once(len(row), len(rows), device)
-    buffer = torch.empty((step, len(row)), dtype=dtype, device=device)
+    buffer = torch.empty((step, len(row)), dtype=torch.int64, device=device)
     for start in range(0, len(rows), step):
-        some = first[start : start + step]
-        addresses = torch.add(some, row, out=buffer[: len(some)]).view(-1)
+        first = rows[start : start + step, None] * stride
+        addresses = torch.add(first, row, out=buffer[: len(first)]).view(-1)
         yield slice(start * len(row), start * len(row) + len(addresses)), addresses
 
 

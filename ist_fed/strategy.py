@@ -18,8 +18,7 @@ from ist_fed.coverage import Coverage
 from ist_fed.errors import RoundError
 from ist_fed.roster import Roster, Weighting
 from ist_fed.round import Round, RoundReport
-from ist_fed.rules import Node, Rule
-from ist_fed.seeds import generator
+from ist_fed.rules import Node, Rule, plan_round
 from ist_fed.subnet import extract
 from ist_fed.train import Training, learning_rate
 
@@ -167,7 +166,7 @@ class IndependentSubnetTraining(Strategy):
         this = Round(number, tuple(clients.values()), arrays, self.axes, self.coverage)
         nodes = [Node(client.node, client.capacity) for client in clients.values()]
         with this.timed("assign"):
-            plan = self._rule(number, nodes, self.sizes, generator(self._seed, number, "assign"))
+            plan = plan_round(self._rule, number, nodes, self.sizes, self._seed)
         order = {
             "round": number,
             "seed": self._seed,

@@ -157,6 +157,15 @@ def test_how_the_arrays_lie_in_memory_is_of_no_account(data: st.DataObject) -> N
         assert same_bits(merged(turned(arrays), case.axes, turned_parts), merged(arrays, case.axes, parts))
 
 
+def test_a_transposed_array_is_written_like_any_other() -> None:
+    arrays, axes = {"w": torch.arange(30.0).view(5, 6).T}, {"w": parse("h k")}
+    units = {"h": torch.tensor([1, 3]), "k": torch.tensor([0, 4])}
+    result = merged(arrays, axes, [(units, {"w": torch.full((2, 2), -1.0)}, 1.0)])["w"]
+    expected = arrays["w"].clone()
+    expected[units["h"][:, None], units["k"]] = -1
+    assert torch.equal(result, expected)
+
+
 def test_large_arrays_are_cut_in_chunks_without_a_seam() -> None:
     arrays = {
         "block": torch.arange(1200 * 900.0).view(1200, 900),

@@ -13,10 +13,9 @@ from ist_fed.cli.simulate import train
 from ist_fed.cost import cost
 from ist_fed.errors import ScenarioError
 from ist_fed.report import comparison_rows, write_comparison
-from ist_fed.rules import Node
+from ist_fed.rules import Node, plan_round
 from ist_fed.run import Run
 from ist_fed.scenario import Scenario
-from ist_fed.seeds import generator
 from ist_fed.tasks import load_task
 
 
@@ -78,7 +77,7 @@ def _arithmetic(scenario: Scenario, row: dict[str, Any]) -> dict[str, Any]:
     """Floating-point operations of one client, on average: in all, and until the target."""
     task = load_task(scenario.task, scenario.options)
     nodes = [Node(client) for client in range(scenario.clients)]
-    plan = scenario.make_rule()(1, nodes, scenario.sizes, generator(scenario.seed, 1, "assign"))
+    plan = plan_round(scenario.make_rule(), 1, nodes, scenario.sizes, scenario.seed)
     total = sum(
         cost(task, {axis: len(held) for axis, held in units.items()}, scenario.training).flops * len(cohort)
         for units, cohort in zip(plan.subnets, plan.cohorts, strict=True)

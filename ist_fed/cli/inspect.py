@@ -13,9 +13,8 @@ from ist_fed.axes import describe, infer
 from ist_fed.cli.arguments import Format, OutputFormat, ScenarioPath, Settings, find_scenario
 from ist_fed.cost import cost
 from ist_fed.coverage import Coverage
-from ist_fed.rules import Node, Plan
+from ist_fed.rules import Node, Plan, plan_round
 from ist_fed.scenario import Scenario
-from ist_fed.seeds import generator
 from ist_fed.tasks import load_task
 
 
@@ -58,7 +57,7 @@ def describe_scenario(scenario: Scenario) -> dict[str, Any]:
 
 def _plan(scenario: Scenario, round: int) -> Plan:
     nodes = [Node(client) for client in range(scenario.clients)]
-    return scenario.make_rule()(round, nodes, scenario.sizes, generator(scenario.seed, round, "assign"))
+    return plan_round(scenario.make_rule(), round, nodes, scenario.sizes, scenario.seed)
 
 
 def _show(facts: dict[str, Any]) -> None:

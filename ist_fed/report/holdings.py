@@ -8,9 +8,8 @@ import numpy as np
 
 from ist_fed.report.curves import Line
 from ist_fed.report.network import Key, Network
-from ist_fed.rules import Disjoint, Node, Plan
+from ist_fed.rules import Disjoint, Node, Plan, plan_round
 from ist_fed.scenario import Scenario
-from ist_fed.seeds import generator
 
 
 def plans_of(scenario: Scenario, lines: Sequence[Line]) -> list[Plan]:
@@ -21,8 +20,7 @@ def plans_of(scenario: Scenario, lines: Sequence[Line]) -> list[Plan]:
         if len(set(clients)) < len(clients):
             clients = range(len(clients))  # two devices were given one number; places tell them apart
         nodes = [Node(client, capacity) for client, capacity in zip(clients, line["capacities"], strict=True)]
-        rng = generator(scenario.seed, line["round"], "assign")
-        plans.append(rule(line["round"], nodes, scenario.sizes, rng))
+        plans.append(plan_round(rule, line["round"], nodes, scenario.sizes, scenario.seed))
     return plans
 
 
@@ -118,7 +116,7 @@ def expected_coverage(
     Source: Yuan et al., PVLDB 15(8), 2022 (disjoint groups, one draw an axis); independence gives the power.
     """
     rule = scenario.make_rule()
-    if network is None or not (isinstance(rule, Disjoint) and rule.redraw):
+    if network is None or not (isinstance(rule, Disjoint) and rule.redraw and rule.keep == 1):
         return None
     if any(len(set(key)) < len(key) for key in network.coordinates):
         return None

@@ -27,7 +27,9 @@ def one_round(facts: Facts, drawn: dict[str, Drawn]) -> list[Html]:
     if holdings.always_whole:
         deal = f"The rule, {rule_text(scenario.rule)}, gave every hidden unit to every client"
     else:
-        deal += ", anew in each round" if holdings.redrawn else ", the same in every round" * (facts.rounds > 1)
+        kept = scenario.rule.get("keep", 1)
+        anew = ", anew in each round" if kept == 1 else f", anew every {kept} rounds, the clients moving on in between"
+        deal += anew if holdings.redrawn else ", the same in every round" * (facts.rounds > 1)
     send = (
         "Each client was sent the network that its units make. A weight between two hidden units travels only if both "
         "belong to the client's subnet; the network's inputs and outputs are not cut."
@@ -102,7 +104,8 @@ def units(facts: Facts, drawn: dict[str, Drawn]) -> list[Html]:
     if not holdings.disjoint:
         more.append("A tile of several colours is a unit that several subnets held.")
     if holdings.redrawn:
-        more.append("A letter means a new subnet in each round.")
+        kept = facts.scenario.rule.get("keep", 1)
+        more.append(f"A letter means a new subnet {'in each round' if kept == 1 else f'every {kept} rounds'}.")
     if len(facts.lines) > ROUNDS:
         more.append(f"The first {ROUNDS} rounds are shown.")
     if len(facts.scenario.sizes) > AXES:
@@ -133,7 +136,7 @@ def coverage(facts: Facts, drawn: dict[str, Drawn]) -> list[Html]:
     last, holdings = facts.lines[-1], facts.holdings
     rare = "a weight between two hidden layers is trained only in rounds in which both its units are in one subnet"
     even = holdings.units[0] == holdings.units[1] and holdings.subnets[0] == holdings.subnets[1]
-    if holdings.disjoint and holdings.redrawn and even:
+    if holdings.disjoint and holdings.redrawn and even and facts.scenario.rule.get("keep", 1) == 1:
         rare += f", which is about one round in {amount(1 / (holdings.subnets[0] * holdings.units[0] ** 2))}"
     return [
         tag("h2", "How much of the network was trained"),

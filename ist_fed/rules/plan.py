@@ -9,6 +9,7 @@ import numpy as np
 
 from ist_fed.errors import RuleError
 from ist_fed.places import Units
+from ist_fed.seeds import generator
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,16 @@ class Rule(Protocol):
             RuleError: it cannot be done; the message says what would have to change.
         """
         ...
+
+
+def plan_round(rule: Rule, round: int, nodes: Sequence[Node], sizes: Mapping[str, int], seed: int) -> Plan:
+    """The rule's plan with the random stream that belongs to the round.
+
+    A rule that keeps a draw for several rounds says by `draw(round)` which one a round belongs to; rounds of one draw
+    get the same stream.
+    """
+    draw = rule.draw(round) if hasattr(rule, "draw") else round
+    return rule(round, nodes, sizes, generator(seed, draw, "assign"))
 
 
 def check_nodes(nodes: Sequence[Node]) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ist_fed.errors import RuleError
-from ist_fed.rules import Disjoint, Node, Plan
+from ist_fed.rules import Disjoint, Node, Plan, plan_round
 from ist_fed.seeds import generator
 
 capacities = st.lists(st.integers(1, 8).map(float), min_size=1, max_size=12)
@@ -178,3 +178,28 @@ def test_a_client_too_weak_for_min_units_is_named_by_its_share() -> None:
 def test_no_groups_and_no_units_are_refused(groups: int, min_units: int) -> None:
     with pytest.raises(RuleError, match="at least 1"):
         Disjoint(groups=groups, min_units=min_units)
+
+
+def test_a_kept_draw_lets_every_cohort_train_every_subnet_before_the_next() -> None:
+    rule, sizes, nodes = Disjoint(groups=4, min_units=1, keep=4), {"a": 32, "b": 20}, nodes_of([1.0] * 8)
+    plans = [plan_round(rule, round, nodes, sizes, seed=3) for round in range(1, 9)]
+    for rounds in (plans[:4], plans[4:]):
+        subnets = [tuple(tuple(units["a"].tolist()) for units in plan.subnets) for plan in rounds]
+        assert len(set(subnets)) == 1
+        for node in nodes:
+            assert {tuple(plan[node.id]["a"].tolist()) for plan in rounds} == set(subnets[0])
+        assert len({frozenset(map(frozenset, plan.cohorts)) for plan in rounds}) == 1  # who trains together stays
+    assert not plans[0].subnets[0]["a"].equal(plans[4].subnets[0]["a"])
+
+
+def test_a_kept_draw_outlives_a_client_that_leaves() -> None:
+    rule, sizes = Disjoint(groups=3, min_units=1, keep=3), {"a": 30}
+    before = plan_round(rule, 1, nodes_of([1.0] * 7), sizes, seed=0)
+    after = plan_round(rule, 2, nodes_of([1.0] * 5), sizes, seed=0)
+    assert [units["a"].tolist() for units in before.subnets] == [units["a"].tolist() for units in after.subnets]
+
+
+def test_keeping_a_draw_for_one_round_is_the_paper() -> None:
+    nodes, sizes = nodes_of([1.0] * 4), {"a": 32}
+    one, two = (plan_round(Disjoint(groups=4, min_units=1), round, nodes, sizes, seed=0) for round in (1, 2))
+    assert not one.subnets[0]["a"].equal(two.subnets[0]["a"])
