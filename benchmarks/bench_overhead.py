@@ -64,7 +64,7 @@ def per_client(clients: int) -> tuple[float, float]:
 
 
 def share(steps: int) -> float:
-    """Of the time of a digits round of so many local steps, the part that is not local training; the median over the rounds."""
+    """Of the time of digits rounds of so many local steps, the part that is not local training; the median."""
     scenario = load_scenario(SCENARIO, ["rounds=12", f"local_steps={steps}", "record.tensorboard=false", "device=cpu"])
     with tempfile.TemporaryDirectory() as folder:
         run = Run.create(Path(folder, "run"), scenario)
