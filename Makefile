@@ -28,6 +28,7 @@ format: $(INSTALLED)
 
 bench-core: $(INSTALLED) ## speed of cutting, merging, and of a round's overhead
 	$(BIN)/python benchmarks/bench_core.py
+	$(BIN)/python benchmarks/bench_overhead.py
 	$(BIN)/python benchmarks/table.py
 
 bench-bytes: $(INSTALLED) ## bytes to 97 % and final accuracy, IST against FedAvg; about half an hour
