@@ -268,7 +268,7 @@ def test_a_wrong_type_is_named(override: str, message: str) -> None:
         ("record.keep=0", "[record] keep must be at least 1, but is 0"),
         ("record.evaluate_every=0", "[record] evaluate_every must be at least 1, but is 0"),
         ("record.checkpoint_every=0", "[record] checkpoint_every must be at least 1, but is 0"),
-        ("rule.groups=0", "[rule] groups and min_units must be at least 1, but are 0 and 16"),
+        ("rule.groups=0", "[rule] groups, min_units and keep must be at least 1, but are 0, 16 and 1"),
         ("rule.name=disjiont", "'rule.name' must name a rule, but is 'disjiont'; did you mean 'disjoint'?"),
         ("rule.name=3", "'rule.name' must name a rule, but is 3; known: "),
         ("rule.name=[1]", "'rule.name' must name a rule, but is [1]; known: "),
