@@ -1,6 +1,7 @@
 """A module's state as `{name: tensor}`, each tied weight once, and back again, strictly."""
 
 from collections.abc import Callable, Mapping
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ def arrays_of(module: nn.Module) -> dict[str, Tensor]:
 
 def device_of(model: nn.Module) -> torch.device:
     """Where a model's arrays live."""
-    return next(iter(arrays_of(model).values())).device
+    return next(chain(model.parameters(), model.buffers())).device
 
 
 @torch.no_grad()

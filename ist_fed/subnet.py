@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ist_fed.axes import Axes, describe, sizes_of
 from ist_fed.errors import AxesError
+from ist_fed.flat import Flat, flat
 from ist_fed.places import CHUNK, Indices, Units, check_units, places_of, put, read, shape_of, write
 
 
@@ -74,13 +75,14 @@ class Merge:
         key = tuple((axis, str(index.dtype), index.numpy().tobytes()) for axis, index in given.items())
         cohort = self._cohorts.get(key)
         if cohort:
-            cohort.add(self._received(part, cohort.shapes), weight)
+            alike = isinstance(part, Flat) and part.layout == cohort.first.layout  # then all else is alike, too
+            cohort.add(self._here(part if alike else self._checked(part, cohort.places)), weight)
             return
         held = check_units(given, self._sizes)
         places = places_of(self._arrays, self._axes, self._sizes, held)
-        part = self._received(part, {name: shape_of(array, places[name]) for name, array in self._arrays.items()})
-        self._make_room(sum(array.numel() for array in part.values()))
-        self._cohorts[key] = _Cohort(held, places, part, weight)
+        first = self._here(self._checked(part, places))
+        self._make_room(sum(run.numel() for run in first.runs))
+        self._cohorts[key] = _Cohort(held, places, first, weight)
 
     @torch.no_grad()
     def result(self) -> dict[str, Tensor]:
@@ -100,24 +102,24 @@ class Merge:
                 merged[name] = mean.over(array)
         return merged
 
-    def _received(self, part: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-        """The part, checked, in the order and on the device of the wide network."""
+    def _checked(self, part: Mapping[str, Tensor], places: Mapping[str, Indices]) -> Mapping[str, Tensor]:
         if part.keys() != self._arrays.keys():
             raise AxesError(
                 f"a part must have the arrays it was cut with; found on one side only: "
                 f"{sorted(part.keys() ^ self._arrays.keys())}"
             )
         for name, array in self._arrays.items():
-            if part[name].shape != shapes[name] or part[name].dtype != array.dtype:
+            shape = shape_of(array, places[name])
+            if part[name].shape != shape or part[name].dtype != array.dtype:
                 raise AxesError(
-                    f"array '{name}' [{describe(self._axes[name])}] of this part must be {shapes[name]} {array.dtype}, "
-                    f"but is {tuple(part[name].shape)} {part[name].dtype}"
+                    f"array '{name}' [{describe(self._axes[name])}] of this part must be {shape} {array.dtype}, but is "
+                    f"{tuple(part[name].shape)} {part[name].dtype}"
                 )
-        return {
-            # Asking is much cheaper than `detach().to(…)`, which makes a tensor for each of many small arrays.
-            name: given.to(array.device) if (given := part[name]).device != array.device else given
-            for name, array in self._arrays.items()
-        }
+        return part
+
+    def _here(self, part: Mapping[str, Tensor]) -> Flat:
+        """The part, on the device of the wide network."""
+        return flat(part).to(next((array.device for array in self._arrays.values()), torch.device("cpu")))
 
     def _make_room(self, coordinates: int) -> None:
         """Before subnets hold too much, add up those held at the wide network's size."""
@@ -143,58 +145,37 @@ class Merge:
 class _Cohort:
     """The parts of one subnet: the first, and the weighted sum of the others' differences from it."""
 
-    def __init__(self, units: Units, places: Mapping[str, Indices], part: Mapping[str, Tensor], weight: float) -> None:
-        self.units, self.places, self.first, self.weight = units, places, dict(part), weight
-        self.shapes = {name: tuple(array.shape) for name, array in part.items()}
-        self.apart: dict[str, Tensor] = {}  # empty until a second part comes
-        self._groups: list[tuple[list[str], Tensor, Tensor]] = []  # names, and flat what `first` and `apart` view
+    def __init__(self, units: Units, places: Mapping[str, Indices], part: Flat, weight: float) -> None:
+        self.units, self.places, self.first, self.weight = units, places, part, weight
+        self.apart: Flat | None = None  # until a second part comes
 
-    def add(self, part: Mapping[str, Tensor], weight: float) -> None:
-        if not self.apart:
-            self._lay_side_by_side()
-        for names, first, apart in self._groups:
-            apart.add_(_flat(part, names).double() - first, alpha=weight)
-        for name, array in part.items():
-            if not array.is_floating_point():
-                self.first[name] = torch.maximum(self.first[name], array)
+    def add(self, part: Flat, weight: float) -> None:
+        layout = self.first.layout
+        if self.apart is None:
+            self.apart = Flat(layout, [torch.zeros_like(run, dtype=torch.float64) for run in self.first.runs])
+        largest = []
+        for first, apart, given in zip(self.first.runs, self.apart.runs, flat(part, layout).runs, strict=True):
+            if first.is_floating_point():
+                for some in _chunks(first):
+                    apart[some].add_(given[some].double() - first[some], alpha=weight)
+            largest.append(first if first.is_floating_point() else torch.maximum(first, given))
+        self.first = Flat(layout, largest)
         self.weight += weight
 
-    def means(self) -> dict[str, Tensor]:
-        """The mean of the parts, by array."""
-        means = dict(self.first)
-        for names, first, apart in self._groups:
-            pieces = torch.split_with_sizes(
-                _mean(first, apart, self.weight), [self.first[name].numel() for name in names]
-            )
-            means |= {name: piece.view(self.shapes[name]) for name, piece in zip(names, pieces, strict=True)}
-        return means
-
-    def _lay_side_by_side(self) -> None:
-        """Small arrays of one dtype are added up together, for a call costs more than they do."""
-        small: dict[torch.dtype, list[str]] = {}
-        large: list[list[str]] = []
-        for name, array in self.first.items():
-            if array.is_floating_point():
-                if array.numel() > CHUNK:
-                    large.append([name])
-                else:
-                    small.setdefault(array.dtype, []).append(name)
-        for names in [*small.values(), *large]:
-            first = _flat(self.first, names)
-            apart = torch.zeros_like(first, dtype=torch.float64)
-            self._groups.append((names, first, apart))
-            lengths = [self.first[name].numel() for name in names]
-            pieces = (torch.split_with_sizes(array, lengths) for array in (first, apart))
-            for name, own_first, own_apart in zip(names, *pieces, strict=True):
-                self.first[name], self.apart[name] = (
-                    own_first.view(self.shapes[name]),
-                    own_apart.view(self.shapes[name]),
-                )
+    def means(self) -> Flat:
+        """The mean of the parts."""
+        if self.apart is None:
+            return self.first
+        means = [
+            _mean(first, apart, self.weight) if first.is_floating_point() else first
+            for first, apart in zip(self.first.runs, self.apart.runs, strict=True)
+        ]
+        return Flat(self.first.layout, means)
 
 
-def _flat(part: Mapping[str, Tensor], names: list[str]) -> Tensor:
-    pieces = [part[name].reshape(-1) for name in names]
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+def _chunks(run: Tensor) -> list[slice]:
+    """A long run is handled piece by piece, so that what is made of it on the way stays in a processor's cache."""
+    return [slice(start, start + CHUNK) for start in range(0, len(run), CHUNK)] if run.is_cpu else [slice(None)]
 
 
 class _Mean:
@@ -216,7 +197,7 @@ class _Mean:
         first = torch.where(weight > 0, read(self._first, places), value)
         if value.is_floating_point():
             apart = read(self._apart, places) + (value.double() - first).mul_(cohort.weight)
-            write(self._apart, places, apart.add_(cohort.apart[name]) if name in cohort.apart else apart)
+            write(self._apart, places, apart.add_(cohort.apart[name]) if cohort.apart else apart)
         else:
             first = torch.maximum(first, value)
         write(self._first, places, first)

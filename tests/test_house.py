@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS = [
     ["errors"],
-    ["seeds", "arrays", "device", "board", "tables"],
+    ["seeds", "arrays", "flat", "device", "board", "tables"],
     ["axes", "models"],
     ["places", "tasks"],
     ["subnet", "batches"],

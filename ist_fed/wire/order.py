@@ -8,9 +8,9 @@ from math import isfinite
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
-from torch import Tensor
 
 from ist_fed.errors import WireError
+from ist_fed.flat import Flat
 from ist_fed.wire.excerpt import excerpt
 from ist_fed.wire.parcel import FLAT, Parcel, digest_of, unpack
 from ist_fed.wire.records import ORDER, SUBNET, record_of
@@ -36,7 +36,7 @@ class Order:
     nonce: str
     seed: int
     sizes: dict[str, int]
-    arrays: dict[str, Tensor]
+    arrays: Flat
     digest: str
     local_steps: int
     lr: float
@@ -76,7 +76,7 @@ def open_order(message: Message) -> Order:
         config = record_of(message.content, ORDER, ConfigRecord)
         array = record_of(message.content, SUBNET, ArrayRecord)[FLAT]
         arrays = unpack(str(config["layout"]), array)
-        size = sum(tensor.nbytes for tensor in arrays.values())
+        size = sum(run.size for run in arrays.layout)
         order = Order(arrays=arrays, digest=digest_of(array, size), **json.loads(str(config["fields"])))
     except WireError:
         raise

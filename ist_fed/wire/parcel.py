@@ -7,7 +7,6 @@ one.
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import isfinite, prod
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from ist_fed.arrays import Arrays
 from ist_fed.errors import WireError
+from ist_fed.flat import Flat, Layout, layout_of
 from ist_fed.wire.excerpt import excerpt
 
 FLAT = "flat"
@@ -63,16 +63,6 @@ class Parcel:
         return Label(self.layout, digest_of(self.array, self.size), self.size)
 
 
-@dataclass(frozen=True)
-class _Run:
-    """Arrays of one dtype that follow each other; handled as one tensor, since a call costs more than its numbers."""
-
-    dtype: torch.dtype
-    names: list[str]
-    shapes: list[list[int]]
-    lengths: list[int]
-
-
 def pack(arrays: Arrays) -> Parcel:
     """Lay arrays out as one flat array; wider dtypes first, so that every array is aligned without padding.
 
@@ -87,63 +77,48 @@ def pack(arrays: Arrays) -> Parcel:
                 f"not persistent"
             )
     named = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, _NAMES[item[1].dtype]))
-    layout = _write_layout(tuple((name, _NAMES[array.dtype], tuple(array.shape)) for name, array in named))
+    layout = _write_layout(tuple((name, array.dtype, tuple(array.shape)) for name, array in named))
     pieces = [_bytes_of(array) for _, array in named]
     size = sum(piece.nbytes for piece in pieces)
     array = Array("uint8", (size,), "numpy.ndarray", b"".join((_header(size), *pieces)))  # the one copy
     return Parcel(layout, array, size)
 
 
-def unpack(layout: str, array: Array) -> dict[str, Tensor]:
+def unpack(layout: str, array: Array) -> Flat:
     """The arrays of a parcel, without copying its bytes; they must not be written to.
 
     Raises:
         WireError: the layout cannot be read, or does not multiply out to the bytes that came.
     """
     runs = _read_layout(layout)
-    return _named(runs, _values(runs, array))
+    sizes = [run.size for run in runs]
+    pieces = torch.split_with_sizes(_payload(array, sum(sizes)), sizes)
+    return Flat(runs, [piece.view(run.dtype) for run, piece in zip(runs, pieces, strict=True)])
 
 
-def unpack_checked(layout: str, array: Array) -> dict[str, Tensor]:
+def unpack_checked(layout: str, array: Array) -> Flat:
     """The same, once every float is known to be finite and every boolean to be one.
 
     Raises:
         WireError: also if one is not; the message names its array.
     """
-    runs = _read_layout(layout)
-    values = _values(runs, array)
-    for run, numbers in zip(runs, values, strict=True):
+    arrays = unpack(layout, array)
+    for run, numbers in zip(arrays.layout, arrays.runs, strict=True):
         if not _is_sound(numbers):
-            pieces = zip(run.names, torch.split_with_sizes(numbers, run.lengths), strict=True)
-            name = next(name for name, piece in pieces if not _is_sound(piece))
+            name = next(name for name in run.names if not _is_sound(arrays[name]))
             if run.dtype == torch.bool:
                 raise WireError(f"every bit of a reply must be 0 or 1, but '{name}' holds another byte")
             raise WireError(f"every value of a reply must be finite, but '{name}' holds NaN or infinity")
-    return _named(runs, values)
-
-
-def _named(runs: Sequence[_Run], values: Sequence[Tensor]) -> dict[str, Tensor]:
-    arrays: dict[str, Tensor] = {}
-    for run, numbers in zip(runs, values, strict=True):
-        for name, shape, piece in zip(run.names, run.shapes, torch.split_with_sizes(numbers, run.lengths), strict=True):
-            arrays[name] = piece if len(shape) == 1 else piece.view(shape)
     return arrays
 
 
-def _values(runs: Sequence[_Run], array: Array) -> list[Tensor]:
-    """The numbers of each run, one behind the other, sharing memory with `array`."""
-    sizes = [run.dtype.itemsize * sum(run.lengths) for run in runs]
-    pieces = torch.split_with_sizes(_payload(array, sum(sizes)), sizes)
-    return [piece.view(run.dtype) for run, piece in zip(runs, pieces, strict=True)]
+@lru_cache(maxsize=256)
+def _write_layout(entries: tuple[tuple[str, torch.dtype, tuple[int, ...]], ...]) -> str:
+    return json.dumps([(name, _NAMES[dtype], shape) for name, dtype, shape in entries])
 
 
 @lru_cache(maxsize=256)
-def _write_layout(entries: tuple[tuple[str, str, tuple[int, ...]], ...]) -> str:
-    return json.dumps(entries)
-
-
-@lru_cache(maxsize=256)
-def _read_layout(layout: str) -> tuple[_Run, ...]:
+def _read_layout(layout: str) -> Layout:
     """The runs of a layout: every name once, every shape one that a tensor can have, every array aligned."""
     try:
         entries = [(name, dtype, shape) for name, dtype, shape in json.loads(layout)]
@@ -151,7 +126,7 @@ def _read_layout(layout: str) -> tuple[_Run, ...]:
         raise WireError(
             f"a layout is a JSON list of [name, dtype, shape], but this one cannot be read: {excerpt(str(error))}"
         ) from error
-    runs: list[_Run] = []
+    sound = []
     start = 0
     for name, dtype, shape in entries:
         if not (isinstance(name, str) and isinstance(dtype, str) and dtype in _DTYPES and _is_shape(shape)):
@@ -161,15 +136,11 @@ def _read_layout(layout: str) -> tuple[_Run, ...]:
             )
         if start % _DTYPES[dtype].itemsize:
             raise WireError(f"a layout puts wider dtypes first, but '{excerpt(name, 80)}' comes after a narrower one")
-        if not runs or runs[-1].dtype != _DTYPES[dtype]:
-            runs.append(_Run(_DTYPES[dtype], [], [], []))
-        runs[-1].names.append(name)
-        runs[-1].shapes.append(shape)
-        runs[-1].lengths.append(prod(shape))
+        sound.append((name, _DTYPES[dtype], tuple(shape)))
         start += _DTYPES[dtype].itemsize * prod(shape)
-    if len({name for name, _, _ in entries}) < len(entries):
+    if len({name for name, _, _ in sound}) < len(sound):
         raise WireError("a layout names every array once, but this one names one twice")
-    return tuple(runs)
+    return layout_of(sound)
 
 
 def _is_shape(shape: object) -> bool:

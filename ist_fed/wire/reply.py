@@ -6,10 +6,10 @@ The server never reads what a reply says of its own bytes: it compares that with
 from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from torch import Tensor
 
 from ist_fed.arrays import Arrays
 from ist_fed.errors import WireError
+from ist_fed.flat import Flat
 from ist_fed.wire.excerpt import excerpt
 from ist_fed.wire.order import Order
 from ist_fed.wire.parcel import FLAT, Label, pack, unpack_checked
@@ -29,7 +29,7 @@ class Reply:
         seconds: that the local steps took, by the client's clock.
     """
 
-    arrays: dict[str, Tensor]
+    arrays: Flat
     size: int
     loss: float
     seconds: float
@@ -90,7 +90,7 @@ def _check_echo(echo: ConfigRecord, round: int, nonce: str, label: Label) -> Non
         )
 
 
-def _checked_arrays(content: RecordDict, label: Label) -> dict[str, Tensor]:
+def _checked_arrays(content: RecordDict, label: Label) -> Flat:
     record = record_of(content, SUBNET, ArrayRecord)
     if list(record) != [FLAT] or sum(isinstance(other, ArrayRecord) for other in content.values()) != 1:
         raise WireError("a reply must hold one flat array and no other")

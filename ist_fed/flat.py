@@ -1,0 +1,90 @@
+"""Arrays that lie one behind another: a call of torch costs more than the numbers of a small array."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from math import prod
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Run:
+    """Arrays of one dtype that follow each other, handled as one tensor of one dimension."""
+
+    dtype: torch.dtype
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """Coordinates of each array."""
+        return tuple(prod(shape) for shape in self.shapes)
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes."""
+        return self.dtype.itemsize * sum(self.lengths)
+
+
+Layout = tuple[Run, ...]
+"""What lies behind one another."""
+
+
+def layout_of(entries: Iterable[tuple[str, torch.dtype, tuple[int, ...]]]) -> Layout:
+    """The layout of arrays of these names, dtypes and shapes, in this order."""
+    layout = []
+    for dtype, group in groupby(entries, key=lambda entry: entry[1]):
+        names, _, shapes = zip(*group, strict=True)
+        layout.append(Run(dtype, names, shapes))
+    return tuple(layout)
+
+
+class Flat(Mapping[str, Tensor]):
+    """Arrays in a few runs. A name gives the part of its run that is that array; it is made when first asked for.
+
+    Args:
+        layout: of the arrays.
+        runs: one tensor of one dimension for each run of the layout.
+    """
+
+    def __init__(self, layout: Layout, runs: Sequence[Tensor]) -> None:
+        self.layout, self.runs = layout, runs
+
+    @cached_property
+    def _arrays(self) -> dict[str, Tensor]:
+        arrays = {}
+        for run, numbers in zip(self.layout, self.runs, strict=True):
+            pieces = torch.split_with_sizes(numbers, run.lengths)
+            for name, shape, piece in zip(run.names, run.shapes, pieces, strict=True):
+                arrays[name] = piece if len(shape) == 1 else piece.view(shape)
+        return arrays
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for run in self.layout for name in run.names)
+
+    def __len__(self) -> int:
+        return sum(len(run.names) for run in self.layout)
+
+    def to(self, device: torch.device) -> "Flat":
+        """The same on a device; itself if it is there."""
+        there = all(run.device == device for run in self.runs)  # asking is much cheaper than `to`
+        return self if there else Flat(self.layout, [run.to(device) for run in self.runs])
+
+
+def flat(arrays: Mapping[str, Tensor], layout: Layout | None = None) -> Flat:
+    """The arrays as runs of this layout, else as they are; copied only where arrays that lie apart make one run."""
+    if isinstance(arrays, Flat) and layout in (None, arrays.layout):
+        return arrays
+    if layout is None:
+        layout = tuple(Run(array.dtype, (name,), (tuple(array.shape),)) for name, array in arrays.items())
+    return Flat(layout, [_joined([arrays[name].reshape(-1) for name in run.names]) for run in layout])
+
+
+def _joined(pieces: list[Tensor]) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
