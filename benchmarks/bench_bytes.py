@@ -62,7 +62,8 @@ IST8 = Method(name="IST n=8", overrides=('rule={{name="disjoint",groups=8}}',))
 KEPT4 = Method(name="IST n=4, draw kept 4 rounds", overrides=('rule={{name="disjoint",groups=4,keep=4}}',))
 KEPT8 = Method(name="IST n=8, draw kept 8 rounds", overrides=('rule={{name="disjoint",groups=8,keep=8}}',))
 ABLATIONS = (
-    Method(name="no repartition", overrides=('rule={{name="disjoint",groups=8,redraw=false}}',)),
+    Method(name="no repartition", overrides=('rule={{name="disjoint",groups=8,keep=1000,rotate=false}}',)),
+    Method(name="one draw, clients move on", overrides=('rule={{name="disjoint",groups=8,keep=1000}}',)),
     Method(name="no normalisation", overrides=('rule={{name="disjoint",groups=8}}', 'options={{norm="none"}}')),
 )
 COMPARED = (FEDAVG, IST4, IST8, KEPT4, KEPT8)

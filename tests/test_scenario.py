@@ -102,7 +102,7 @@ def test_every_key_can_be_set() -> None:
 
 def test_the_rule_is_made_with_its_fields() -> None:
     assert parse_scenario(LEAST).make_rule() == rules.Disjoint(groups=2)
-    assert parse_scenario(LEAST, ["rule.redraw=false"]).make_rule() == rules.Disjoint(groups=2, redraw=False)
+    assert parse_scenario(LEAST, ["rule.rotate=false"]).make_rule() == rules.Disjoint(groups=2, rotate=False)
 
 
 @pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
@@ -228,7 +228,7 @@ def test_a_key_of_a_rule_that_has_none() -> None:
         ("training.schedule=linear", "'training.schedule' must be one of 'constant', 'cosine', but is 'linear'"),
         ("round.weighting=size", "'round.weighting' must be one of 'examples', 'uniform', but is 'size'"),
         ("rule.groups=two", "'rule.groups' must be a whole number, but is 'two'"),
-        ("rule.redraw=1", "'rule.redraw' must be true or false, but is 1"),
+        ("rule.rotate=1", "'rule.rotate' must be true or false, but is 1"),
     ],
 )
 def test_a_wrong_type_is_named(override: str, message: str) -> None:

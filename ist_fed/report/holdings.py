@@ -116,7 +116,7 @@ def expected_coverage(
     Source: Yuan et al., PVLDB 15(8), 2022 (disjoint groups, one draw an axis); independence gives the power.
     """
     rule = scenario.make_rule()
-    if network is None or not (isinstance(rule, Disjoint) and rule.redraw and rule.keep == 1):
+    if network is None or not (isinstance(rule, Disjoint) and rule.keep == 1):
         return None
     if any(len(set(key)) < len(key) for key in network.coordinates):
         return None

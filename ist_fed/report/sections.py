@@ -28,7 +28,8 @@ def one_round(facts: Facts, drawn: dict[str, Drawn]) -> list[Html]:
         deal = f"The rule, {rule_text(scenario.rule)}, gave every hidden unit to every client"
     else:
         kept = scenario.rule.get("keep", 1)
-        anew = ", anew in each round" if kept == 1 else f", anew every {kept} rounds, the clients moving on in between"
+        moving = ", the clients moving on in between" if scenario.rule.get("rotate", True) else ""
+        anew = ", anew in each round" if kept == 1 else f", anew every {kept} rounds{moving}"
         deal += anew if holdings.redrawn else ", the same in every round" * (facts.rounds > 1)
     send = (
         "Each client was sent the network that its units make. A weight between two hidden units travels only if both "

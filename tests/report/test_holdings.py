@@ -88,7 +88,7 @@ def test_expected_coverage_counts_what_was_merged_only(write_run: WriteRun) -> N
     assert value == pytest.approx(line["coverage"])
 
 
-@pytest.mark.parametrize("rule", [{"name": "full"}, {"name": "disjoint", "groups": 4, "redraw": False}])
+@pytest.mark.parametrize("rule", [{"name": "full"}, {"name": "disjoint", "groups": 4, "keep": 2}])
 def test_nothing_is_expected_of_rules_that_do_not_draw_afresh(write_run: WriteRun, rule: dict[str, Any]) -> None:
     run = write_run(rule=rule)
     lines = lines_of(run)

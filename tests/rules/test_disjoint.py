@@ -28,11 +28,11 @@ def plan_of(rule: Disjoint, count: int, sizes: dict[str, int], round: int = 1, s
 
 @given(group_counts, capacities, st.integers(200, 300), st.integers(200, 300), seeds, st.booleans())
 def test_groups_are_disjoint_and_cover_every_axis(
-    groups: int, capacities: list[float], one: int, other: int, seed: int, redraw: bool
+    groups: int, capacities: list[float], one: int, other: int, seed: int, rotate: bool
 ) -> None:
     """All of them when each group is held; none twice in any case."""
-    rule = Disjoint(groups=groups, min_units=1, redraw=redraw)
-    nodes = nodes_of(capacities if redraw else [1.0] * len(capacities))
+    rule = Disjoint(groups=groups, min_units=1, keep=3, rotate=rotate)
+    nodes = nodes_of(capacities)
     sizes = {"hidden1": one, "hidden2": other}
     plan = rule(1, nodes, sizes, generator(seed))
     assert len(plan.subnets) == min(groups, len(nodes))
@@ -120,16 +120,22 @@ def test_a_hidden_weight_stays_untouched_with_the_known_probability() -> None:
     assert abs(float((~touched).float().mean()) - (1 - 1 / groups) ** rounds) < 0.01
 
 
-# --- Fixed groups -----------------------------------------------------------------------------------------------------
+# --- Draws that are kept ----------------------------------------------------------------------------------------------
+
+FOR_EVER = 1000
+
+
+def planned(rule: Disjoint, count: int, sizes: dict[str, int], rounds: int) -> list[Plan]:
+    return [plan_round(rule, round, nodes_of([1.0] * count), sizes, seed=0) for round in range(1, rounds + 1)]
 
 
 @pytest.mark.parametrize("count", [2, 4, 7, 8])
-def test_fixed_groups_stay_and_clients_move_on(count: int) -> None:
+def test_while_a_draw_is_kept_groups_stay_and_clients_move_on(count: int) -> None:
     groups = 4
-    rule, sizes = Disjoint(groups=groups, min_units=1, redraw=False), {"a": 18, "b": 9}
+    rule, sizes = Disjoint(groups=groups, min_units=1, keep=FOR_EVER), {"a": 18, "b": 9}
     held: dict[int, list[tuple[int, ...]]] = {10 + i: [] for i in range(count)}
-    for round in range(1, groups + 1):
-        for node, units in plan_of(rule, count, sizes, round, seed=round).items():
+    for plan in planned(rule, count, sizes, groups):
+        for node, units in plan.items():
             held[node].append(tuple(units["a"].tolist()))
     everything = {group for groups_met in held.values() for group in groups_met}
     assert len(everything) == groups  # the same four in every round
@@ -138,18 +144,26 @@ def test_fixed_groups_stay_and_clients_move_on(count: int) -> None:
         assert len(set(groups_met)) == groups  # a client keeps none, and has met all in as many rounds as groups
 
 
-def test_fixed_groups_never_train_the_weights_between_them() -> None:
-    rule, touched = Disjoint(groups=2, min_units=1, redraw=False), torch.zeros(8, 8, dtype=torch.bool)
-    for round in range(20):
-        for units in plan_of(rule, 2, {"a": 8, "b": 8}, round).subnets:
+def test_without_rotation_a_client_keeps_its_group_until_the_next_draw() -> None:
+    rule = Disjoint(groups=4, min_units=1, keep=3, rotate=False)
+    plans = planned(rule, 8, {"a": 20}, 6)
+    units = [{node: tuple(held["a"].tolist()) for node, held in plan.items()} for plan in plans]
+    assert units[0] == units[1] == units[2] != units[3] == units[4] == units[5]
+
+
+def test_a_draw_kept_for_ever_never_trains_the_weights_between_groups() -> None:
+    touched = torch.zeros(8, 8, dtype=torch.bool)
+    for plan in planned(Disjoint(groups=2, min_units=1, keep=FOR_EVER), 2, {"a": 8, "b": 8}, 20):
+        for units in plan.subnets:
             touched[units["a"][:, None], units["b"]] = True
     assert touched.float().mean() == 0.5
 
 
-def test_fixed_groups_refuse_unequal_capacities() -> None:
-    rule = Disjoint(groups=2, redraw=False)
-    with pytest.raises(RuleError, match=r"redraw=False needs equal capacities, but they are \[1.0, 2.0\]"):
-        rule(1, nodes_of([1.0, 2.0, 1.0]), {"h": 64}, generator(0))
+def test_a_kept_draw_never_gives_a_weak_client_a_strong_ones_share() -> None:
+    rule, nodes = Disjoint(groups=2, min_units=1, keep=4), nodes_of([3.0, 1.0])
+    for round in range(1, 9):
+        shares = {node: len(units["h"]) for node, units in plan_round(rule, round, nodes, {"h": 64}, seed=0).items()}
+        assert shares == {10: 48, 11: 16}
 
 
 # --- What is refused --------------------------------------------------------------------------------------------------
