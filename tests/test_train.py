@@ -18,6 +18,7 @@ from ist_fed.batches import batches, fetch, length
 from ist_fed.batchnorm import has_batch_norm, recalibrate
 from ist_fed.errors import AxesError, TaskError, TrainingError
 from ist_fed.evaluate import evaluate, network, served
+from ist_fed.tasks.task import Batch
 from ist_fed.train import OPTIMIZERS, Training, learning_rate, train
 
 CPU = torch.device("cpu")
@@ -385,6 +386,21 @@ class TestEvaluate:
         assert result.keys() == {"loss", "accuracy"}
         assert result["loss"] == pytest.approx(float(functional.cross_entropy(outputs, targets)), rel=1e-5)
         assert result["accuracy"] == pytest.approx(float((outputs.argmax(1) == targets).float().mean()), rel=1e-6)
+
+    def test_the_network_answers_once_a_batch_and_a_loss_may_write_to_the_answer(self) -> None:
+        class Writes(tiny.Tiny):
+            def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+                return functional.cross_entropy(model(batch[0]).mul_(-1), batch[1])
+
+        task, plain, calls = Writes(), tiny.Tiny(), []
+        model = model_of(task)
+        next(model.children()).register_forward_pre_hook(lambda module, inputs: calls.append(len(inputs[0])))
+        expected = evaluate(model_of(plain), plain, plain.test_data())
+        result = evaluate(model, task, task.test_data(), 20)
+        assert result["accuracy"] == pytest.approx(expected["accuracy"])
+        assert result["loss"] > expected["loss"]
+        assert calls == [20, 20, 10]
+        assert "forward" not in vars(model)
 
     def test_changes_no_array_and_draws_nothing(self) -> None:
         task = tiny.Tiny(dropout=0.5)
