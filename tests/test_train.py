@@ -399,7 +399,7 @@ class TestEvaluate:
         result = evaluate(model, task, task.test_data(), 20)
         assert result["accuracy"] == pytest.approx(expected["accuracy"])
         assert result["loss"] > expected["loss"]
-        assert calls == [20, 20, 10]
+        assert calls == [17, 17, 16]
         assert "forward" not in vars(model)
 
     def test_changes_no_array_and_draws_nothing(self) -> None:
