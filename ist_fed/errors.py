@@ -44,6 +44,22 @@ class EngineError(IstFedError, RuntimeError):
     """An engine could not start or finish a run."""
 
 
+class FleetError(IstFedError):
+    """A client and its server could not speak."""
+
+
+class FleetUnreachable(FleetError, ConnectionError):
+    """Nobody answers, or not in time, or not the server; it may come back."""
+
+
+class FleetRefused(FleetError):
+    """The server answered, and will not have this client or what it sent."""
+
+
+class PkiError(IstFedError, RuntimeError):
+    """A key, certificate, request, kit or federation's folder is missing, taken, forged, or open to others."""
+
+
 class Interrupted(IstFedError):
     """The run was stopped by the user after its state was saved; the message says how to resume."""
 

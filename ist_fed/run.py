@@ -196,6 +196,10 @@ class Run:
             f"({'; '.join(problems) or 'there is none yet'}); start a new run"
         )
 
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to go on from."""
+        return bool(self._checkpointed())
+
     def _checkpointed(self) -> list[int]:
         """The rounds that have a checkpoint, newest first."""
         matches = (re.fullmatch(r"round-(\d+)\.json", path.name) for path in self._checkpoints.glob("round-*.json"))

@@ -7,7 +7,9 @@ from flwr.app import Context
 from flwr.common import log
 from flwr.serverapp import Grid, ServerApp
 
+from ist_fed.engines.flower import poll_faster
 from ist_fed.federation import federate
+from ist_fed.progress import reported
 from ist_fed.run import Run
 from ist_fed.scenario import from_run_config
 
@@ -17,6 +19,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Train, and leave everything in the folder `run`, which a launcher has made, or in a new one, `runs/<name>`."""
+    poll_faster()
     config = context.run_config
     scenario = from_run_config(config, Path(__file__).parent.parent)
     run = (
@@ -25,7 +28,8 @@ def main(grid: Grid, context: Context) -> None:
         else Run.create(Path("runs", scenario.name).absolute(), scenario)
     )
     log(INFO, "The run's folder is %s", run.folder)
-    federate(grid, run, resume=bool(config["resume"]), on_line=lambda line: log(INFO, "%s", _text(line)))
+    with reported(run):
+        federate(grid, run, resume=bool(config["resume"]), on_line=lambda line: log(INFO, "%s", _text(line)))
 
 
 def _text(line: dict[str, object]) -> str:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS = [
     ["errors"],
-    ["seeds", "arrays", "flat", "device", "board", "tables"],
+    ["seeds", "arrays", "flat", "device", "board", "tables", "pki"],
     ["axes", "models"],
     ["places", "tasks"],
     ["subnet", "batches"],
@@ -22,7 +22,7 @@ FLOORS = [
     ["roster"],
     ["strategy", "scenario"],
     ["run"],
-    ["federation", "report"],
+    ["federation", "report", "progress"],
     ["engines"],
     ["cli"],
 ]

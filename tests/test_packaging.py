@@ -32,7 +32,7 @@ def test_the_wheel_holds_one_package_and_the_app(wheel: Path) -> None:
 def test_from_a_bare_wheel_the_app_is_found_and_bundled(wheel: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
-    find = "from ist_fed.engines.simulation import app_folder; print(app_folder())"
+    find = "from ist_fed.engines.flower import app_folder; print(app_folder())"
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(site)!r}); {find}"]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert found.stdout.strip() == str(site / "ist_fed" / "app"), found.stderr

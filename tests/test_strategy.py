@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
@@ -22,6 +22,7 @@ from ist_fed.errors import AxesError, RoundError, WireError
 from ist_fed.evaluate import evaluate, served
 from ist_fed.seeds import generator
 from ist_fed.train import Training
+from ist_fed.wire.parcel import pieces_in
 from ist_fed.worker import Worker
 
 HALVES = rules.Disjoint(groups=2, min_units=2)
@@ -114,8 +115,7 @@ class Counting(InProcessGrid):
 
 
 def payload(message: Message) -> int:
-    records = message.content.array_records.values()
-    return sum(array.numpy().nbytes for record in records for array in record.values())
+    return sum(map(len, pieces_in(message.content)))
 
 
 def overhead(message: Message) -> int:
@@ -232,8 +232,8 @@ def answering(change: Callable[[dict[str, Tensor]], Mapping[str, Tensor]]) -> Ca
 
     def train(worker: Worker, message: Message) -> Message:
         order = wire.open_order(message)
-        array = worker.train(message).content["subnet"]["flat"]
-        trained = wire.unpack(wire.pack(order.arrays).layout, array)
+        pieces = pieces_in(worker.train(message).content)
+        trained = wire.unpack(wire.pack(order.arrays).layout, pieces)
         return wire.reply_message(order, change(dict(trained)), loss=0.1, seconds=0.1, reply_to=message)
 
     return train
@@ -434,7 +434,7 @@ def test_a_neighbours_reply_is_refused() -> None:
 def test_numbers_that_a_client_makes_up_do_not_spoil_the_report() -> None:
     def boasting(worker: Worker, message: Message) -> Message:
         reply = worker.train(message)
-        reply.content["metrics"] = MetricRecord({"loss": float("nan"), "seconds": -1e20})
+        reply.content["reply"].update(loss=float("nan"), seconds=-1e20)
         return reply
 
     run = tiny.federate(tiny.Tiny(), HALVES, 2, instead={1: boasting})

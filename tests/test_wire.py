@@ -5,7 +5,6 @@ import json
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from torch import Tensor
 from ist_fed import wire
 from ist_fed.errors import WireError
 from ist_fed.train import Training
-from ist_fed.wire.parcel import _header
+from ist_fed.wire.parcel import PIECE, pieces_in
 
 DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool,
@@ -52,28 +51,28 @@ NARROW = {
 class TestPack:
     def test_round_trip_of_every_dtype_and_shape(self) -> None:
         parcel = wire.pack(ARRAYS)
-        assert tiny.same(wire.unpack(parcel.layout, parcel.array), dict(ARRAYS))
+        assert tiny.same(wire.unpack(parcel.layout, parcel.pieces), dict(ARRAYS))
         assert parcel.size == sum(array.nbytes for array in ARRAYS.values())
 
     @pytest.mark.parametrize("arrays", [{}, {"a": torch.empty(0)}, {"a": torch.tensor(1.5)}])
     def test_round_trip_of_little(self, arrays: dict[str, Tensor]) -> None:
         parcel = wire.pack(arrays)
-        assert tiny.same(wire.unpack(parcel.layout, parcel.array), arrays)
+        assert tiny.same(wire.unpack(parcel.layout, parcel.pieces), arrays)
 
     def test_arrays_laid_out_otherwise_are_packed_in_row_major_order(self) -> None:
         strided = torch.arange(24.0).view(4, 6)
         arrays = {"t": strided.T, "s": strided[::2, 1::2], "p": torch.nn.Parameter(strided.clone())}
         parcel = wire.pack(arrays)
-        assert tiny.same(wire.unpack(parcel.layout, parcel.array), {n: a.detach() for n, a in arrays.items()})
+        assert tiny.same(wire.unpack(parcel.layout, parcel.pieces), {n: a.detach() for n, a in arrays.items()})
 
     def test_an_empty_array_from_numpy_is_packed(self) -> None:
         arrays = {"a": torch.from_numpy(np.zeros((0, 3), np.float32))}
         parcel = wire.pack(arrays)
-        assert tiny.same(wire.unpack(parcel.layout, parcel.array), arrays)
+        assert tiny.same(wire.unpack(parcel.layout, parcel.pieces), arrays)
 
     def test_every_array_is_aligned_and_nothing_is_padding(self) -> None:
         parcel = wire.pack(ARRAYS)
-        arrays = wire.unpack(parcel.layout, parcel.array)
+        arrays = wire.unpack(parcel.layout, parcel.pieces)
         assert all(array.data_ptr() % array.element_size() == 0 for array in arrays.values() if array.numel())
         itemsizes = [array.element_size() for array in arrays.values()]
         assert itemsizes == sorted(itemsizes, reverse=True)
@@ -81,31 +80,30 @@ class TestPack:
     def test_unpacking_copies_nothing(self) -> None:
         parcel = wire.pack({"a": torch.zeros(1 << 20)})
         tracemalloc.start()
-        arrays = wire.unpack(parcel.layout, parcel.array)
+        arrays = wire.unpack(parcel.layout, parcel.pieces)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert arrays["a"].numel() == 1 << 20
         assert peak < 1 << 16
 
-    @pytest.mark.parametrize("length", [0, 1, 1000, 123456789])
-    def test_the_header_is_the_one_that_numpy_writes(self, length: int) -> None:
-        buffer = BytesIO()
-        np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": (length,)})
-        assert _header(length) == buffer.getvalue()
-
-    def test_flower_reads_the_same_bytes(self) -> None:
+    def test_the_digest_is_of_the_bytes(self) -> None:
         parcel = wire.pack(NARROW)
-        flat = parcel.array.numpy()
-        assert (flat.dtype, flat.nbytes) == (np.uint8, parcel.size)
-        assert hashlib.sha256(flat.tobytes()).hexdigest() == parcel.label().digest
+        assert parcel.label().digest == hashlib.sha256(b"".join(parcel.pieces)).hexdigest()
+
+    def test_many_bytes_travel_in_pieces(self) -> None:
+        arrays = {"a": torch.rand(PIECE // 4 + 3), "b": torch.rand(PIECE // 4)}
+        parcel = wire.pack(arrays)
+        assert [len(piece) for piece in parcel.pieces] == [PIECE, PIECE, 12]
+        assert list(parcel.records) == ["subnet0", "subnet1", "subnet2"]
+        assert tiny.same(wire.unpack(parcel.layout, pieces_in(parcel.records)), arrays)
+        for name in parcel.records:
+            few = {key: record for key, record in parcel.records.items() if key != name}
+            with pytest.raises(WireError, match=r"as 2 records of bytes|must come as .* bytes"):
+                wire.unpack(parcel.layout, pieces_in(few))
 
     def test_a_dtype_that_cannot_travel_is_named(self) -> None:
         with pytest.raises(WireError, match=r"'w' is complex64; convert it"):
             wire.pack({"ok": torch.zeros(2), "w": torch.zeros(2, dtype=torch.complex64)})
-
-
-def flat(data: bytes, dtype: str = "uint8", shape: Any = None, stype: str = "numpy.ndarray") -> Array:
-    return Array(dtype, (len(data) - 128,) if shape is None else shape, stype, data)
 
 
 class TestHostileLayouts:
@@ -129,62 +127,52 @@ class TestHostileLayouts:
     )  # fmt: skip
     @pytest.mark.parametrize("size", [0, 4])
     def test_is_refused_without_taking_memory(self, layout: str, size: int) -> None:
-        array = wire.pack({"a": torch.zeros(size, dtype=torch.uint8)}).array
+        pieces = wire.pack({"a": torch.zeros(size, dtype=torch.uint8)}).pieces
         tracemalloc.start()
         with pytest.raises(WireError) as caught:
-            wire.unpack(layout, array)
+            wire.unpack(layout, pieces)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 4 << 20
         assert len(str(caught.value)) < 1000
 
     def test_a_narrow_array_before_a_wide_one(self) -> None:
-        array = wire.pack({"a": torch.zeros(7, dtype=torch.uint8)}).array
+        pieces = wire.pack({"a": torch.zeros(7, dtype=torch.uint8)}).pieces
         with pytest.raises(WireError, match="wider dtypes first"):
-            wire.unpack('[["a", "uint8", [3]], ["b", "float32", [1]]]', array)
+            wire.unpack('[["a", "uint8", [3]], ["b", "float32", [1]]]', pieces)
 
 
 class TestHostilePayloads:
     parcel = wire.pack(NARROW)
 
-    @pytest.mark.parametrize(
-        "array",
-        [
-            flat(parcel.array.data[:-1]),
-            flat(parcel.array.data + b"\0"),
-            flat(parcel.array.data[:128]),
-            flat(parcel.array.data[128:]),
-            flat(b"", shape=(0,)),
-            flat(parcel.array.data.replace(b"|u1", b"|i1")),
-            flat(parcel.array.data.replace(f"({parcel.size},)".encode(), b"(99,)")),
-            flat(parcel.array.data, dtype="float32"),
-            flat(parcel.array.data, dtype="\x1b[2J" + "x" * 10**6),
-            flat(parcel.array.data, shape=(10**11,)),
-            flat(parcel.array.data, shape=()),
-            flat(parcel.array.data, shape=tuple(range(10**5))),
-            flat(parcel.array.data, stype="torch.pickle"),
-            Array(np.frombuffer(parcel.array.data[128:], np.int8)),
-            Array(np.zeros((2, 2), np.float32)),
-        ],
-        ids=range(15),
-    )  # fmt: skip
-    def test_is_refused(self, array: Array) -> None:
-        with pytest.raises(WireError, match=f"must come as {self.parcel.size} bytes of type uint8") as caught:
-            wire.unpack(self.parcel.layout, array)
-        assert len(str(caught.value)) < 400
-        assert str(caught.value).isprintable()
+    @pytest.mark.parametrize("change", [lambda b: b[:-1], lambda b: b + b"\0", lambda b: b"", lambda b: b + b])
+    def test_too_few_bytes_or_too_many(self, change: Callable[[bytes], bytes]) -> None:
+        (whole,) = self.parcel.pieces
+        with pytest.raises(WireError, match=f"must come as {self.parcel.size} bytes, but {len(change(whole))} came"):
+            wire.unpack(self.parcel.layout, [change(whole)])
 
-    def test_a_header_that_claims_800_gb_takes_no_memory(self) -> None:
-        buffer = BytesIO()
-        about = {"descr": "<f8", "fortran_order": False, "shape": (10**11,)}
-        np.lib.format.write_array_header_1_0(buffer, about)
-        bomb = Array("float64", (10**11,), "numpy.ndarray", buffer.getvalue())
-        tracemalloc.start()
-        with pytest.raises(WireError):
-            wire.unpack(self.parcel.layout, bomb)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert peak < 1 << 16
+    @pytest.mark.parametrize(
+        "record",
+        [
+            ConfigRecord(),
+            ConfigRecord({"bytes": "text"}),
+            ConfigRecord({"bytes": 7}),
+            ConfigRecord({"bytes": [b"a", b"b"]}),
+            ConfigRecord({"more": b"a"}),
+            ConfigRecord({"bytes": b"a", "more": b"b"}),
+            MetricRecord({"bytes": 1}),
+            ArrayRecord({"bytes": Array(np.zeros(3, np.uint8))}),
+        ],
+        ids=range(8),
+    )
+    def test_a_record_that_is_no_piece(self, record: Any) -> None:
+        for records in ({"subnet0": record}, {"subnet1": self.parcel.records["subnet0"]}, {"subnet": record}):
+            with pytest.raises(WireError, match="comes as 1 records of bytes, but 'subnet0' is not one"):
+                pieces_in(records)
+
+    def test_a_subnet_of_no_bytes_is_no_record(self) -> None:
+        assert wire.pack({}).records == {}
+        assert pieces_in({"reply": ConfigRecord()}) == ()
 
 
 class TestWideRecord:
@@ -284,12 +272,16 @@ class TestOrders:
         with pytest.raises(WireError, match=rf"{key}.*same version of ist_fed"):
             wire.open_order(message)
 
-    @pytest.mark.parametrize("key", ["order", "subnet"])
-    def test_a_missing_record_is_named(self, key: str) -> None:
+    @pytest.mark.parametrize(("key", "said"), [("order", "cannot be read .*'layout'"), ("subnet0", "but 0 came")])
+    def test_a_missing_record_is_named(self, key: str, said: str) -> None:
         message = order_message()
         del message.content[key]
-        with pytest.raises(WireError, match=key):
+        with pytest.raises(WireError, match=said):
             wire.open_order(message)
+
+    def test_no_configuration_of_the_users_is_no_record(self) -> None:
+        message = wire.order_message(5, wire.pack(NARROW), FIELDS, ConfigRecord(), 60.0)
+        assert sorted(message.content) == ["order", "subnet0"]
 
     def test_an_order_of_a_later_version_is_refused(self) -> None:
         with pytest.raises(WireError, match=r"unexpected keyword argument 'lease'.*same version"):
@@ -387,14 +379,12 @@ class TestReplies:
             opened(message)
 
     def test_records_that_are_missing_or_too_many(self) -> None:
-        subnet = wire.pack(TRAINED).array
         for change in (
-            lambda content: content.pop("subnet"),
+            lambda content: content.pop("subnet0"),
             lambda content: content.pop("reply"),
-            lambda content: content.update(more=ArrayRecord({"a": subnet})),
-            lambda content: content["subnet"].update(more=subnet),
-            lambda content: content["subnet"].pop("flat"),
-            lambda content: content.update(subnet=ConfigRecord({"flat": b"x"})),
+            lambda content: content.update(more=ArrayRecord({"a": Array(np.zeros(2))})),
+            lambda content: content.update(subnet1=ConfigRecord({"bytes": b"x"})),
+            lambda content: content.update(subnet0=ConfigRecord({"flat": b"x"})),
             lambda content: content.update(reply=MetricRecord({"round": 3})),
         ):
             message = reply()
@@ -423,7 +413,9 @@ class TestReplies:
         self, metrics: dict[str, Any], loss: float | None, seconds: float | None
     ) -> None:
         message = reply()
-        message.content["metrics"] = MetricRecord(metrics)
+        for key in ("loss", "seconds"):
+            del message.content["reply"][key]
+        message.content["reply"].update(metrics)
         received = opened(message)
         assert received.loss == loss if loss is not None else received.loss != received.loss
         assert received.seconds == seconds if seconds is not None else received.seconds != received.seconds
@@ -527,28 +519,21 @@ KEYS = st.sampled_from(["round", "nonce", "digest", "layout", "error", "more"])
 def mutate(data: st.DataObject, message: Message) -> None:
     """One change to any part of a reply but the trained values themselves."""
     content = message.content
-    subnet = content["subnet"]["flat"]
-    kind = data.draw(st.sampled_from(["echo", "drop", "header", "bytes", "declared", "record", "metric", "copy"]))
+    kind = data.draw(st.sampled_from(["echo", "drop", "bytes", "record", "metric", "piece"]))
     if kind == "echo":
         content["reply"][data.draw(KEYS)] = data.draw(SCALARS)
     elif kind == "drop":
-        del content[data.draw(st.sampled_from(["subnet", "reply", "metrics"]))]
-    elif kind == "header":
-        at = data.draw(st.integers(0, 127))
-        subnet.data = subnet.data[:at] + bytes([data.draw(st.integers(0, 255))]) + subnet.data[at + 1 :]
+        del content[data.draw(st.sampled_from(["subnet0", "reply"]))]
     elif kind == "bytes":
-        end = data.draw(st.integers(0, len(subnet.data)))
-        subnet.data = subnet.data[:end] + data.draw(st.binary(max_size=300))
-    elif kind == "declared":
-        subnet.dtype = data.draw(st.sampled_from(["uint8", "float32", "object", ""]))
-        subnet.shape = tuple(data.draw(st.lists(st.integers(-1, 1 << 62), max_size=3)))
+        whole = content["subnet0"]["bytes"]
+        content["subnet0"]["bytes"] = whole[: data.draw(st.integers(0, len(whole)))] + data.draw(st.binary(max_size=99))
     elif kind == "record":
-        name = data.draw(st.sampled_from(["subnet", "reply", "metrics", "more"]))
+        name = data.draw(st.sampled_from(["subnet0", "subnet1", "reply", "more"]))
         content[name] = data.draw(st.sampled_from([ArrayRecord(), ConfigRecord(), MetricRecord()]))
     elif kind == "metric":
-        content["metrics"] = MetricRecord({"loss": data.draw(st.floats()), "seconds": data.draw(st.floats())})
+        content["reply"].update(loss=data.draw(st.floats()), seconds=data.draw(st.floats()))
     else:
-        content["subnet"][data.draw(st.sampled_from(["flat", "more"]))] = subnet
+        content[data.draw(st.sampled_from(["subnet1", "subnetx"]))] = ConfigRecord({"bytes": data.draw(st.binary())})
 
 
 def outcome(message: Message) -> wire.Reply | None:
@@ -579,7 +564,7 @@ def test_a_reply_that_was_changed_anywhere_is_refused_or_harmless(data: st.DataO
     assert all(bool(array.isfinite().all()) for array in received.arrays.values())
     content = message.content
     assert {**content["reply"]} | {"round": 3, "nonce": FIELDS["nonce"], "digest": LABEL.digest} == {**content["reply"]}
-    if content["subnet"]["flat"].data == wire.pack(TRAINED).array.data:
+    if pieces_in(content) == wire.pack(TRAINED).pieces:
         assert tiny.same(dict(sorted(received.arrays.items())), dict(sorted(TRAINED.items())))
 
 
@@ -600,10 +585,10 @@ def test_flowers_bytes_with_some_flipped_never_crash_the_server(data: st.DataObj
 
 @given(st.text(max_size=200), st.integers(0, 40))
 def test_no_layout_crashes_a_client(text: str, size: int) -> None:
-    array = wire.pack({"a": torch.zeros(size, dtype=torch.uint8)}).array
+    pieces = wire.pack({"a": torch.zeros(size, dtype=torch.uint8)}).pieces
     for layout in (text, json.dumps([[text, "uint8", [size]]]), json.dumps([["a", text, [size]]])):
         try:
-            arrays = wire.unpack(layout, array)
+            arrays = wire.unpack(layout, pieces)
         except WireError:
             continue
         assert sum(a.nbytes for a in arrays.values()) == size

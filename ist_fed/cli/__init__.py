@@ -10,10 +10,14 @@ from typing import Annotated, NoReturn
 import typer
 from rich.logging import RichHandler
 
+from ist_fed.cli.client import app as client
 from ist_fed.cli.compare import compare
+from ist_fed.cli.deploy import app as deploy
 from ist_fed.cli.inspect import inspect
 from ist_fed.cli.live import console
+from ist_fed.cli.provision import app as provision
 from ist_fed.cli.report import report
+from ist_fed.cli.server import app as server
 from ist_fed.cli.simulate import simulate
 from ist_fed.errors import Interrupted, IstFedError
 
@@ -27,6 +31,8 @@ app = typer.Typer(
 )
 for command in (simulate, inspect, compare, report):
     app.command()(command)
+for name, group in {"server": server, "client": client, "provision": provision, "deploy": deploy}.items():
+    app.add_typer(group, name=name)
 
 
 @app.callback()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ist_fed.engines.simulation import app_folder
+from ist_fed.engines.flower import app_folder
 from ist_fed.errors import ScenarioError
 from ist_fed.scenario import Scenario, load_scenario
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
 from ist_fed.errors import WireError
 from ist_fed.flat import Flat
 from ist_fed.wire.excerpt import excerpt
-from ist_fed.wire.parcel import FLAT, Parcel, digest_of, unpack
-from ist_fed.wire.records import ORDER, SUBNET, record_of
+from ist_fed.wire.parcel import Parcel, digest_of, pieces_in, unpack
+from ist_fed.wire.records import EXTRA, ORDER, Records, record_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +58,10 @@ def order_message(node: int, parcel: Parcel, order: Mapping[str, Any], extra: Co
         extra: Flower's `train_config`, passed on as it is.
         ttl: seconds until the order lapses.
     """
-    records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
-        SUBNET: parcel.record,
-        ORDER: ConfigRecord({"fields": json.dumps(dict(order)), "layout": parcel.layout}),  # Flower pays per key, too
-        "config": extra,
-    }
+    fields = ConfigRecord({"fields": json.dumps(dict(order)), "layout": parcel.layout})  # Flower pays per key, too
+    records: Records = {**parcel.records, ORDER: fields}
+    if extra:
+        records[EXTRA] = extra
     return Message(RecordDict(records), node, MessageType.TRAIN, group_id=str(order["round"]), ttl=ttl)
 
 
@@ -74,10 +73,9 @@ def open_order(message: Message) -> Order:
     """
     try:
         config = record_of(message.content, ORDER, ConfigRecord)
-        array = record_of(message.content, SUBNET, ArrayRecord)[FLAT]
-        arrays = unpack(str(config["layout"]), array)
-        size = sum(run.size for run in arrays.layout)
-        order = Order(arrays=arrays, digest=digest_of(array, size), **json.loads(str(config["fields"])))
+        pieces = pieces_in(message.content)
+        arrays = unpack(str(config["layout"]), pieces)
+        order = Order(arrays=arrays, digest=digest_of(pieces), **json.loads(str(config["fields"])))
     except WireError:
         raise
     except (KeyError, TypeError, ValueError, RecursionError) as error:

@@ -1,27 +1,31 @@
-"""A subnet as one flat array of bytes: Flower pays per array and not per byte.
+"""A subnet as one flat array of bytes: Flower pays per array and per record, and not per byte.
 
-What the bytes mean stands beside them as text, the layout. Arrays of one dtype follow each other and are handled as
-one.
+What the bytes mean stands beside them as text, the layout. They travel in Flower's `ConfigRecord`s, a few megabytes
+each: an `ArrayRecord` would be four objects on the wire where this is one, each with a call of its own.
 """
 
 import hashlib
 import json
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import isfinite, prod
 
 import torch
-from flwr.app import Array, ArrayRecord
+from flwr.app import ConfigRecord
 from torch import Tensor
 
 from ist_fed.arrays import Arrays
 from ist_fed.errors import WireError
 from ist_fed.flat import Flat, Layout, layout_of
 from ist_fed.wire.excerpt import excerpt
+from ist_fed.wire.records import Records
 
-FLAT = "flat"
-"""Name of the flat array in Flower's record."""
+PIECE = 1 << 22
+"""Bytes in a record, but for the last one's."""
+
+_SUBNET, _BYTES = "subnet", "bytes"
 
 
 @dataclass(frozen=True)
@@ -45,22 +49,25 @@ class Parcel:
 
     Args:
         layout: JSON list of `[name, dtype, shape]`, in the order of the bytes.
-        array: Flower's array: the bytes of all arrays, one after another without padding.
-        size: their number.
+        pieces: the bytes of all arrays, one after another without padding; each but the last of `PIECE` bytes.
     """
 
     layout: str
-    array: Array
-    size: int
+    pieces: tuple[bytes, ...]
 
     @cached_property
-    def record(self) -> ArrayRecord:
-        """The flat array in Flower's record; a cohort's messages share it."""
-        return ArrayRecord({FLAT: self.array})
+    def size(self) -> int:
+        """Bytes."""
+        return sum(len(piece) for piece in self.pieces)
+
+    @cached_property
+    def records(self) -> Records:
+        """The bytes in Flower's records; a cohort's messages share them."""
+        return {_name(number): ConfigRecord({_BYTES: piece}) for number, piece in enumerate(self.pieces)}
 
     def label(self) -> Label:
         """What to remember of it."""
-        return Label(self.layout, digest_of(self.array, self.size), self.size)
+        return Label(self.layout, digest_of(self.pieces), self.size)
 
 
 def pack(arrays: Arrays) -> Parcel:
@@ -78,13 +85,32 @@ def pack(arrays: Arrays) -> Parcel:
             )
     named = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, _NAMES[item[1].dtype]))
     layout = _write_layout(tuple((name, array.dtype, tuple(array.shape)) for name, array in named))
-    pieces = [_bytes_of(array) for _, array in named]
-    size = sum(piece.nbytes for piece in pieces)
-    array = Array("uint8", (size,), "numpy.ndarray", b"".join((_header(size), *pieces)))  # the one copy
-    return Parcel(layout, array, size)
+    whole = b"".join(_bytes_of(array) for _, array in named)
+    return Parcel(layout, tuple(whole[start : start + PIECE] for start in range(0, len(whole), PIECE)))
 
 
-def unpack(layout: str, array: Array) -> Flat:
+def pieces_in(records: Mapping[str, object]) -> tuple[bytes, ...]:
+    """The pieces of the parcel that a message holds.
+
+    Raises:
+        WireError: a piece is missing, or is no bytes.
+    """
+    numbers = range(sum(key.startswith(_SUBNET) for key in records))
+    pieces = []
+    for name in map(_name, numbers):
+        record = records.get(name)
+        piece = record.get(_BYTES) if isinstance(record, ConfigRecord) and len(record) == 1 else None
+        if not isinstance(piece, bytes):
+            raise WireError(f"a subnet comes as {len(numbers)} records of bytes, but '{name}' is not one")
+        pieces.append(piece)
+    return tuple(pieces)
+
+
+def _name(number: int) -> str:
+    return f"{_SUBNET}{number}"
+
+
+def unpack(layout: str, pieces: Sequence[bytes]) -> Flat:
     """The arrays of a parcel, without copying its bytes; they must not be written to.
 
     Raises:
@@ -92,17 +118,17 @@ def unpack(layout: str, array: Array) -> Flat:
     """
     runs = _read_layout(layout)
     sizes = [run.size for run in runs]
-    pieces = torch.split_with_sizes(_payload(array, sum(sizes)), sizes)
-    return Flat(runs, [piece.view(run.dtype) for run, piece in zip(runs, pieces, strict=True)])
+    parts = torch.split_with_sizes(_payload(pieces, sum(sizes)), sizes)
+    return Flat(runs, [part.view(run.dtype) for run, part in zip(runs, parts, strict=True)])
 
 
-def unpack_checked(layout: str, array: Array) -> Flat:
+def unpack_checked(layout: str, pieces: Sequence[bytes]) -> Flat:
     """The same, once every float is known to be finite and every boolean to be one.
 
     Raises:
         WireError: also if one is not; the message names its array.
     """
-    arrays = unpack(layout, array)
+    arrays = unpack(layout, pieces)
     for run, numbers in zip(arrays.layout, arrays.runs, strict=True):
         if not _is_sound(numbers):
             name = next(name for name in run.names if not _is_sound(arrays[name]))
@@ -151,33 +177,22 @@ def _is_shape(shape: object) -> bool:
     return lengths and prod(max(1, length) for length in shape) < 1 << 60
 
 
-def _payload(array: Array, expected: int) -> Tensor:
-    """The bytes behind NumPy's header, as a tensor that shares memory with `array`."""
-    header = _header(expected)
-    declared = (array.dtype, array.shape, array.stype) == ("uint8", (expected,), "numpy.ndarray")
-    if not declared or len(array.data) != len(header) + expected or not array.data.startswith(header):
-        raise WireError(
-            f"a subnet must come as {expected} bytes of type uint8 behind NumPy's header of {len(header)}, but "
-            f"{len(array.data)} bytes came, declared as {excerpt(array.dtype, 40)} {excerpt(str(array.shape[:4]), 80)}"
-        )
+def _payload(pieces: Sequence[bytes], expected: int) -> Tensor:
+    """The bytes as a tensor, which shares memory with a single piece."""
+    if (came := sum(len(piece) for piece in pieces)) != expected:
+        raise WireError(f"a subnet must come as {expected} bytes, but {came} came")
     if expected == 0:
         return torch.empty(0, dtype=torch.uint8)
     with warnings.catch_warnings(action="ignore"):  # that the bytes are read-only, which is what we want
-        return torch.frombuffer(array.data, dtype=torch.uint8, offset=len(header))
+        return torch.frombuffer(pieces[0] if len(pieces) == 1 else b"".join(pieces), dtype=torch.uint8)
 
 
-def _header(length: int) -> bytes:
-    """What `numpy.save` writes before `length` bytes, so that Flower's mods can read the array too.
-
-    It is written out here, for server and clients need not have the same NumPy.
-    """
-    about = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({length},), }}"
-    return b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + about.ljust(117).encode() + b"\n"
-
-
-def digest_of(array: Array, size: int) -> str:
-    """SHA-256 of the last `size` bytes, those behind NumPy's header, in hexadecimal."""
-    return hashlib.sha256(memoryview(array.data)[len(array.data) - size :]).hexdigest()
+def digest_of(pieces: Sequence[bytes]) -> str:
+    """SHA-256 of the bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def _bytes_of(array: Tensor) -> memoryview:

@@ -9,9 +9,12 @@ from ist_fed.arrays import Arrays
 from ist_fed.errors import WireError
 from ist_fed.wire.excerpt import excerpt
 
+Records = dict[str, ArrayRecord | MetricRecord | ConfigRecord]
+"""What a message holds, as Flower's `RecordDict` takes it."""
+
 Kind = TypeVar("Kind", ArrayRecord, ConfigRecord, MetricRecord)
 
-SUBNET, ORDER, REPLY, METRICS, NODE = "subnet", "order", "reply", "metrics", "node"
+ORDER, REPLY, EXTRA, NODE = "order", "reply", "config", "node"
 """Names of the records in a message."""
 
 

@@ -5,15 +5,15 @@ The server never reads what a reply says of its own bytes: it compares that with
 
 from dataclasses import dataclass
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from ist_fed.arrays import Arrays
 from ist_fed.errors import WireError
 from ist_fed.flat import Flat
 from ist_fed.wire.excerpt import excerpt
 from ist_fed.wire.order import Order
-from ist_fed.wire.parcel import FLAT, Label, pack, unpack_checked
-from ist_fed.wire.records import METRICS, REPLY, SUBNET, content_of, record_of
+from ist_fed.wire.parcel import Label, pack, pieces_in, unpack_checked
+from ist_fed.wire.records import REPLY, content_of, record_of
 
 _ERROR_CHARACTERS = 2000  # longest reason that a client sends
 
@@ -38,14 +38,17 @@ class Reply:
 def reply_message(order: Order, arrays: Arrays, *, loss: float, seconds: float, reply_to: Message) -> Message:
     """The message that brings a trained subnet back."""
     parcel = pack(arrays)
-    records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
-        SUBNET: parcel.record,
-        REPLY: ConfigRecord(
-            {"round": order.round, "nonce": order.nonce, "digest": order.digest, "layout": parcel.layout}
-        ),
-        METRICS: MetricRecord({"loss": loss, "seconds": seconds}),
-    }
-    return Message(RecordDict(records), reply_to=reply_to)
+    answer = ConfigRecord(
+        {
+            "round": order.round,
+            "nonce": order.nonce,
+            "digest": order.digest,
+            "layout": parcel.layout,
+            "loss": float(loss),
+            "seconds": float(seconds),
+        }
+    )
+    return Message(RecordDict({**parcel.records, REPLY: answer}), reply_to=reply_to)
 
 
 def refusal_message(reason: str, *, reply_to: Message) -> Message:
@@ -69,9 +72,10 @@ def open_reply(message: Message, *, round: int, nonce: str, label: Label) -> Rep
             f"ClientApp return Worker.train(message)"
         )
     _check_echo(echo, round, nonce, label)
-    arrays = _checked_arrays(content, label)
-    metrics = record_of(content, METRICS, MetricRecord)
-    loss, seconds = _number(metrics.get("loss")), _number(metrics.get("seconds"))
+    if any(isinstance(record, ArrayRecord) for record in content.values()):
+        raise WireError("a reply must hold the subnet and no other arrays, but holds more")
+    arrays = unpack_checked(label.layout, pieces_in(content))
+    loss, seconds = _number(echo.get("loss")), _number(echo.get("seconds"))
     return Reply(arrays=arrays, size=label.size, loss=loss, seconds=seconds if seconds >= 0 else float("nan"))
 
 
@@ -88,13 +92,6 @@ def _check_echo(echo: ConfigRecord, round: int, nonce: str, label: Label) -> Non
             f"a reply must hold the arrays that were sent, in the same layout, but says it holds "
             f"{excerpt(echo.get('layout'), 200)}; server and client must run the same version of ist_fed"
         )
-
-
-def _checked_arrays(content: RecordDict, label: Label) -> Flat:
-    record = record_of(content, SUBNET, ArrayRecord)
-    if list(record) != [FLAT] or sum(isinstance(other, ArrayRecord) for other in content.values()) != 1:
-        raise WireError("a reply must hold one flat array and no other")
-    return unpack_checked(label.layout, record[FLAT])
 
 
 def _number(value: object) -> float:

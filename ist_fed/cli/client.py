@@ -1,0 +1,124 @@
+"""`ist-fed client …`: the side that holds the data."""
+
+import logging
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+
+from ist_fed.engines.fleet import Fleet
+from ist_fed.engines.flower import environment, free_port
+from ist_fed.engines.resident import Config, Resident
+from ist_fed.errors import EngineError, PkiError
+from ist_fed.pki import Kit, open_kit
+
+app = typer.Typer(help="The client: it holds the data, and trains its part of the network.", no_args_is_help=True)
+
+
+@app.callback()
+def group() -> None:
+    """Commands of a client."""
+
+
+@app.command()
+def start(
+    kit: Annotated[
+        Path | None, typer.Option(help="The kit from the server's operator; the key lies beside it.")
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Without a kit and without TLS: a server on this machine.")
+    ] = None,
+    fingerprint: Annotated[str | None, typer.Option(help="Of the federation's certificate, to compare.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Where this client's data are; nobody else learns it.")] = None,
+    partition: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Instead of --data: share I, from 0, of N of the task's own data.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    amp: Annotated[str | None, typer.Option(help="Mixed precision: bf16 or fp16.")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="What training may take, as 2GiB; by default what is free.")
+    ] = None,
+    allow_task: Annotated[
+        list[str] | None, typer.Option(metavar="MODULE:NAME", help="A task of one's own that the server may ask for.")
+    ] = None,
+    supernode: Annotated[bool, typer.Option("--supernode", help="Let Flower's own SuperNode run this client.")] = False,
+) -> None:
+    """Start the client, and keep it running until Ctrl-C; it then finishes what it holds."""
+    _log()
+    opened = open_kit(kit, fingerprint) if kit is not None else None
+    config = _config(opened, data, partition, allow_task or [])
+    config |= {key: value for key, value in (("device", device), ("amp", amp), ("memory", memory)) if value}
+    if supernode:
+        sys.exit(_supernode(opened, server, config))
+    with _connect(opened, server) as fleet:
+        resident = Resident(fleet, config)
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            resident.stop()
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C ends it at once
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGTERM, stop)
+        resident.serve()
+
+
+def _connect(kit: Kit | None, server: str | None) -> Fleet:
+    if kit is not None:
+        key = load_ssh_private_key(kit.key.read_bytes(), None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        return Fleet(kit.address, key, kit.ca)
+    return Fleet(_loopback(server), ec.generate_private_key(ec.SECP384R1()), None)
+
+
+def _loopback(server: str | None) -> str:
+    if server is None:
+        raise EngineError("say which server this client belongs to: --kit KIT, or --server 127.0.0.1:9092 without TLS")
+    if server.rpartition(":")[0] not in ("127.0.0.1", "localhost", "[::1]"):
+        raise PkiError(f"without a kit there is no TLS, so the server must be on this machine, but is '{server}'")
+    return server
+
+
+def _config(kit: Kit | None, data: Path | None, partition: str | None, tasks: list[str]) -> Config:
+    """What Flower calls the node's configuration."""
+    if (data is None) == (partition is None):
+        raise EngineError("say where the data are: either --data PATH, or --partition 0/4 of the task's own data")
+    config: Config = {"tasks": ",".join(tasks)}
+    if partition is not None:
+        match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", partition)
+        if not match or not int(match[1]) < int(match[2]):
+            raise EngineError(f"a partition is I/N with I from 0 and less than N, as 0/4, but is '{partition}'")
+        return config | {"partition-id": int(match[1]), "num-partitions": int(match[2])}
+    assert data is not None
+    if not data.exists():
+        raise EngineError(f"the data must be there, but '{data}' is not")
+    return config | {"partition-id": kit.number if kit else 0, "data": str(data.absolute())}
+
+
+def _supernode(kit: Kit | None, server: str | None, config: Config) -> int:
+    """Flower's own SuperNode, which starts a process for every message."""
+    command = ["flower-supernode", "--superlink", kit.address if kit else _loopback(server)]
+    if kit is None:
+        command += ["--insecure"]
+    else:
+        ca = kit.key.with_name(f"{kit.name}.ca.pem")
+        ca.write_bytes(kit.ca)
+        command += ["--root-certificates", str(ca), "--auth-supernode-private-key", str(kit.key)]
+    said = [f'{key}="{value}"' if isinstance(value, str) else f"{key}={value}" for key, value in config.items()]
+    command += ["--node-config", " ".join(said), "--host", "127.0.0.1", "--port", str(free_port())]
+    return subprocess.run(command, env=environment(Path.home() / ".ist_fed"), check=False).returncode
+
+
+def _log() -> None:
+    """A client is a service: it says what happens to it."""
+    logger = logging.getLogger("ist_fed")
+    logger.setLevel(min(logger.level or logging.INFO, logging.INFO))
+    for handler in logger.handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

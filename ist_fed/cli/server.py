@@ -1,0 +1,207 @@
+"""`ist-fed server …`: the side that holds the whole network."""
+
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any
+
+import typer
+
+from ist_fed.cli.arguments import Format, OutputFormat, Settings, find_scenario
+from ist_fed.cli.live import Live, console, print_summary
+from ist_fed.engines import jobs
+from ist_fed.engines import server as engine
+from ist_fed.engines.flower import tail
+from ist_fed.engines.nodes import listed
+from ist_fed.engines.server import Server, Site
+from ist_fed.errors import EngineError, ScenarioError
+from ist_fed.federation import Line
+from ist_fed.pki import Federation
+from ist_fed.run import Run
+
+app = typer.Typer(help="The server: it holds the whole network, and sends each client a part.", no_args_is_help=True)
+
+FederationFolder = Annotated[
+    Path, typer.Option("--federation", help="The folder that `ist-fed provision init` made; the server works in it.")
+]
+RunFolder = Annotated[Path | None, typer.Option("--folder", help="Folder of the run; by default runs/<name>.")]
+Resume = Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")]
+DEFAULT_FOLDER, DEFAULT_PORT = Path("federation"), 9092
+
+
+@app.command()
+def start(
+    scenario: Annotated[str | None, typer.Argument(metavar="[SCENARIO]", help="What to run with --run.")] = None,
+    settings: Settings = None,
+    run: Annotated[bool, typer.Option("--run", help="Run the scenario as soon as its clients are there.")] = False,
+    folder: RunFolder = None,
+    resume: Resume = None,
+    federation: FederationFolder = DEFAULT_FOLDER,
+    listen: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where clients are awaited; by default on every interface.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="No TLS and no identities: for a first try on this machine.")
+    ] = False,
+    once: Annotated[bool, typer.Option("--once", help="End when there is nothing left to run.")] = False,
+    output: OutputFormat = Format.text,
+) -> None:
+    """Start the server, and keep it running. What it was running when it ended goes on."""
+    site = _site(federation, listen, insecure)
+    site.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if run or resume is not None:
+        jobs.add(site.home, _run(scenario, settings, folder, resume).folder)
+    elif scenario is not None:
+        raise ScenarioError(f"to run '{scenario}' at once, add --run; to run it later, `ist-fed server run {scenario}`")
+    with Server(site) as server, Views(output) as views:
+        if output is Format.text:
+            console.print(f"clients are awaited on {site.fleet}{' without TLS' if insecure else ''}; Ctrl-C stops")
+        server.serve(views, until_idle=once)
+
+
+@app.command(name="run")
+def run_(
+    scenario: Annotated[str | None, typer.Argument(metavar="[SCENARIO]")] = None,
+    settings: Settings = None,
+    folder: RunFolder = None,
+    resume: Resume = None,
+    federation: FederationFolder = DEFAULT_FOLDER,
+    detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the end.")] = False,
+    output: OutputFormat = Format.text,
+) -> None:
+    """Let the server run a scenario, and watch it."""
+    home = _home(federation)
+    _alive(home)
+    run = _run(scenario, settings, folder, resume)
+    job = jobs.add(home, run.folder)
+    if detach:
+        print(f"job {job.number}: {run.folder}")
+        return
+    with Views(output) as views:
+        _watch(home, job, run, views)
+
+
+@app.command()
+def status(federation: FederationFolder = DEFAULT_FOLDER, output: OutputFormat = Format.text) -> None:
+    """What the server is doing."""
+    home = _home(federation)
+    said, known = engine.about(home), jobs.jobs(home)
+    if output is Format.json:
+        listed = [{"job": job.number, "run": str(job.run), "state": job.state, "reason": job.reason} for job in known]
+        print(json.dumps({"server": said, "jobs": listed}))
+        return
+    print(f"running as process {said['process']}, clients come to {said['fleet']}" if said else "not running")
+    for job in known:
+        rounds = len(Run.open(job.run).metrics()) if (job.run / "scenario.toml").exists() else 0
+        print(f"job {job.number}  {job.state:8} {rounds:4} rounds  {job.run}{f'  {job.reason}' if job.reason else ''}")
+
+
+@app.command()
+def nodes(federation: FederationFolder = DEFAULT_FOLDER, output: OutputFormat = Format.text) -> None:
+    """Which clients are connected."""
+    home = _home(federation)
+    _alive(home)
+    found = listed(home)
+    if output is Format.json:
+        print(json.dumps(found))
+        return
+    for node in found:
+        print(f"{node.get('name') or '-':24} {node['status']:12} {node['node-id']}")
+
+
+@app.command()
+def logs(
+    federation: FederationFolder = DEFAULT_FOLDER,
+    lines: Annotated[int, typer.Option("-n", help="How many of the last lines of each log.")] = 40,
+) -> None:
+    """The end of the logs of Flower's programs."""
+    home = _home(federation)
+    for name in ("superlink.log", "superexec.log"):
+        print(f"--- {home / name}\n{tail(home / name, lines)}")
+
+
+@app.command()
+def stop(federation: FederationFolder = DEFAULT_FOLDER) -> None:
+    """Stop the server. Its run is saved, and goes on when it is started again."""
+    home = _home(federation)
+    engine.ask_to_stop(home)
+    with console.status("waiting for the round to end"):
+        while engine.about(home) is not None:
+            time.sleep(0.2)
+
+
+class Views:
+    """The live view of whichever run is in progress, as a context."""
+
+    def __init__(self, output: Format) -> None:
+        self._output = output
+        self._run: Run | None = None
+        self._live: Live | None = None
+
+    def __call__(self, run: Run, line: Line) -> None:
+        """Show one round; with the last one, the result."""
+        if self._run is None or self._run.folder != run.folder:
+            self.close()
+            self._run, self._live = run, Live(run, self._output, line["round"] - 1).__enter__()
+        if self._live is not None:
+            self._live.line(line)
+        if line["round"] == run.scenario.rounds:
+            self.close()
+            print_summary(run, self._output)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._live is not None:
+            self._live.__exit__(None, None, None)
+        self._run = self._live = None
+
+    def __enter__(self) -> "Views":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _watch(home: Path, job: jobs.Job, run: Run, views: Views) -> None:
+    seen = len(run.metrics())
+    while True:
+        now = next(known for known in jobs.jobs(home) if known.number == job.number)
+        lines = run.metrics()
+        for line in lines[seen:]:
+            views(run, line)
+        seen = len(lines)
+        if now.state == "failed":
+            raise EngineError(f"the run in '{run.folder}' failed: {now.reason}")
+        if now.state == "done":
+            return
+        _alive(home)
+        time.sleep(0.2)
+
+
+def _run(scenario: str | None, settings: list[str] | None, folder: Path | None, resume: Path | None) -> Run:
+    if resume is not None:
+        return Run.open(resume, find_scenario(scenario, settings) if scenario else None)
+    if scenario is None:
+        raise ScenarioError("name a scenario, as in `ist-fed server run digits`, or a run to --resume")
+    wanted = find_scenario(scenario, settings)
+    return Run.create(folder or Path("runs", wanted.name), wanted)
+
+
+def _home(federation: Path) -> Path:
+    return (federation / "superlink").absolute()
+
+
+def _site(federation: Path, listen: str | None, insecure: bool) -> Site:
+    if insecure:
+        return Site(_home(federation), listen or f"127.0.0.1:{DEFAULT_PORT}")
+    identity = Federation.open(federation)
+    return Site(_home(federation), listen or f"0.0.0.0:{identity.address.rpartition(':')[2]}", identity)
+
+
+def _alive(home: Path) -> dict[str, Any]:
+    if (said := engine.about(home)) is None:
+        raise EngineError(f"no server works in '{home}'; start one with `ist-fed server start`")
+    return said

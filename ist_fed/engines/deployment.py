@@ -1,0 +1,83 @@
+"""A whole federation on this machine, for a look at the real thing: a server, and clients as processes, over gRPC.
+
+Everything is as in a deployment between hosts, TLS and identities included; the identities are thrown away after it.
+"""
+
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ist_fed.engines import flower, jobs
+from ist_fed.engines.server import Server, Site
+from ist_fed.federation import Line
+from ist_fed.pki import Federation, make_request
+from ist_fed.run import Run
+
+
+def deploy(
+    run: Run,
+    *,
+    resume: bool = False,
+    on_line: Callable[[Line], None] = lambda line: None,
+    supernode: bool = False,
+) -> None:
+    """Run a scenario with its clients as processes on this machine.
+
+    Args:
+        run: its folder exists; what is thrown away afterwards lies in `deployment` in it.
+        resume: the server goes on from the newest checkpoint by itself, so this changes nothing.
+        on_line: called with each round's line of metrics.
+        supernode: let Flower's own SuperNode run the clients, instead of the resident ones.
+
+    Raises:
+        EngineError: a program did not start, or the run failed.
+        Interrupted: Ctrl-C.
+    """
+    folder = run.folder.absolute() / "deployment"
+    shutil.rmtree(folder, ignore_errors=True)
+    address = f"127.0.0.1:{flower.free_port()}"
+    identity, kits = _identities(folder, address, run.scenario.clients)
+    home = folder / "superlink"
+    with Server(Site(home, address, identity)) as server:
+        jobs.add(home, run.folder)
+        with _clients(kits, supernode):
+            server.serve(lambda _, line: on_line(line), until_idle=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _identities(folder: Path, address: str, clients: int) -> tuple[Federation, list[Path]]:
+    passphrase = secrets.token_bytes(16)
+    host = address.rpartition(":")[0]
+    federation = Federation.create(
+        folder / "federation", name="local", address=address, hosts=[host], passphrase=passphrase
+    )
+    kits = []
+    for number in range(clients):
+        request = make_request(folder / f"client{number}", f"client{number}")
+        kits.append(
+            federation.approve(request, passphrase=passphrase, out=request.with_name(f"client{number}.kit.json"))
+        )
+    return federation, kits
+
+
+@contextmanager
+def _clients(kits: list[Path], supernode: bool) -> Iterator[None]:
+    processes = []
+    try:
+        for number, kit in enumerate(kits):
+            command = [sys.executable, "-m", "ist_fed", "client", "start", "--kit", str(kit)]
+            command += ["--partition", f"{number}/{len(kits)}", *(["--supernode"] if supernode else [])]
+            processes.append(flower.start(command, kit.parent, "client.log"))
+        yield
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                flower.stop(process, patience=1)

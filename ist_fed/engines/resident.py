@@ -1,0 +1,139 @@
+"""A client that stays: one process that holds its data and its device, and answers one message after another.
+
+It runs the same ClientApp as Flower's SuperNode does, which starts a new process, and imports torch anew, for every
+message.
+"""
+
+import logging
+import random
+import sys
+import threading
+import time
+import tomllib
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from typing import TypeVar, cast
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.supercore.run import Run as FlowerRun
+
+from ist_fed.engines.fleet import Fleet
+from ist_fed.engines.flower import app_folder
+from ist_fed.errors import FleetRefused, FleetUnreachable
+
+logger = logging.getLogger("ist_fed")
+
+_POLL_S, _IDLE_S = 0.3, 1.0  # between two questions for work: while a run goes on, and after a while without
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0  # after a failure of the network
+_APP_RAISED = 2  # Flower's error code for an exception in a ClientApp
+
+Config = dict[str, bool | float | int | str]
+"""What an operator says of a node; Flower calls it so."""
+
+Answer = TypeVar("Answer")
+
+
+class Resident:
+    """Answers a server's messages until it is stopped.
+
+    Args:
+        fleet: the connection.
+        node_config: what the operator says of this node: its data, its device; as Flower's `--node-config`.
+        load: the ClientApp that answers the messages of a run; by default that of the installed package, whatever
+            the server sent.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        node_config: Config,
+        load: Callable[[FlowerRun], ClientApp] | None = None,
+    ) -> None:
+        self._fleet, self._node_config, self._load = fleet, dict(node_config), load or installed_app
+        self._runs: dict[int, tuple[ClientApp, Context]] = {}
+        self._node = 0
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        """Ask it to end when it has answered what it holds."""
+        self._stop.set()
+
+    def serve(self) -> None:
+        """Answer messages until `stop`.
+
+        Raises:
+            FleetRefused: the server will not have this node.
+        """
+        self._node = self._insist(self._fleet.join) or 0
+        if self._stop.is_set():
+            return
+        logger.info("connected to %s as node %d", self._fleet.address, self._node)
+        last = 0.0
+        while not self._stop.is_set():
+            message = self._insist(self._fleet.pull)
+            if message is not None:
+                self._answer(message)
+                last = time.monotonic()
+            else:
+                self._stop.wait(_POLL_S if time.monotonic() - last < 30 else _IDLE_S)
+
+    def _answer(self, message: Message) -> None:
+        """Work, and send the reply; while there is no network it is kept, and nothing else is taken up."""
+        began = time.monotonic()
+        try:
+            app, context = self._run_of(message)
+            reply = app(message=message, context=context)
+        except Exception as error:
+            logger.exception("round %s: this client could not answer", message.metadata.group_id or "-")
+            reply = Message(Error(_APP_RAISED, f"{type(error).__name__}: {error}"), reply_to=message)
+        seconds = time.monotonic() - began
+        try:
+            self._insist(lambda: self._fleet.push(reply, seconds), until_done=True)
+        except FleetRefused as error:
+            logger.warning("round %s: the reply is no longer wanted (%s)", message.metadata.group_id or "-", error)
+
+    def _run_of(self, message: Message) -> tuple[ClientApp, Context]:
+        number = message.metadata.run_id
+        if number not in self._runs:
+            run = self._fleet.run(number)
+            context = Context(
+                run_id=number,
+                node_id=self._node,
+                node_config=self._node_config,
+                state=RecordDict(),
+                run_config={**defaults(), **run.override_config},
+                series_id=run.series_id,
+            )
+            self._runs = {number: (self._load(run), context)}  # a node works for one run at a time
+        return self._runs[number]
+
+    def _insist(self, call: Callable[[], Answer], until_done: bool = False) -> Answer | None:
+        """Try again while the server cannot be reached, ever less often; None if that ends because of `stop`."""
+        wait = _FIRST_WAIT_S
+        while True:
+            try:
+                return call()
+            except FleetUnreachable as error:
+                if wait == _FIRST_WAIT_S:
+                    logger.warning("%s; trying again until it answers", error)
+                if self._stop.is_set() and not until_done:
+                    return None
+                self._stop.wait(wait * random.uniform(0.8, 1.2))
+                wait = min(2 * wait, _LONGEST_WAIT_S)
+
+
+@cache
+def defaults() -> Config:
+    """The run configuration of the installed app, where a run does not override it."""
+    app = tomllib.loads((app_folder() / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["flwr"]["app"]
+    return cast(Config, app["config"])
+
+
+def installed_app(run: FlowerRun) -> ClientApp:
+    """The ClientApp of the installed package, whatever the server sent."""
+    folder = str(app_folder())
+    if folder not in sys.path:
+        sys.path.append(folder)
+    return cast(ClientApp, import_module("client.app").app)

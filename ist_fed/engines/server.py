@@ -1,0 +1,276 @@
+"""A server that people deploy: Flower's SuperLink and SuperExec, kept running, and the runs that it was asked for.
+
+What it is doing stands on disk: the SuperLink's database, the jobs, each run's folder. So whatever is killed, a start
+goes on where the last one ended.
+"""
+
+import json
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import Popen
+from types import TracebackType
+
+from ist_fed.engines import flower, jobs
+from ist_fed.engines.nodes import admit
+from ist_fed.errors import EngineError, Interrupted, RunError
+from ist_fed.federation import Line
+from ist_fed.pki import Federation
+from ist_fed.progress import forget, progress
+from ist_fed.run import Run
+
+logger = logging.getLogger("ist_fed")
+
+_LOOK_S = 0.2  # between two looks at the programs and at the run's folder
+_SUBMITTED_S = 120.0  # in which a submitted run must have begun
+_ATTEMPTS = 5  # to go on with a run that ended without a reason, and made no progress
+_LEAVE_S = 20.0  # for a run to end its round when the server is stopped
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a server lives.
+
+    Args:
+        home: its folder: database, logs, jobs.
+        fleet: `host:port` on which nodes are awaited.
+        identity: keys and members; None runs without TLS, on loopback only, and admits whoever comes.
+    """
+
+    home: Path
+    fleet: str
+    identity: Federation | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what would let strangers in."""
+        host = self.fleet.rpartition(":")[0]
+        if self.identity is None and host not in ("127.0.0.1", "localhost", "[::1]"):
+            raise EngineError(
+                f"without TLS a server listens on loopback only, but was to listen on '{self.fleet}'; make an identity "
+                f"with `ist-fed provision init`, or use 127.0.0.1"
+            )
+
+
+class Server:
+    """The programs of one site, as a context: started on entry, ended on exit.
+
+    Args:
+        site: where it lives.
+    """
+
+    def __init__(self, site: Site) -> None:
+        self.site, self._home = site, site.home.absolute()
+        self._programs: list[Popen[bytes]] = []
+        self._current: _Work | None = None
+
+    def __enter__(self) -> "Server":
+        self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if running := about(self._home):
+            raise EngineError(
+                f"one server at a time works in '{self._home}', but process {running['process']} does; stop it with "
+                f"`ist-fed server stop`"
+            )
+        self._start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+        _file(self._home).unlink(missing_ok=True)
+
+    # --- The programs -------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        port, identity = flower.free_port(), self.site.identity
+        ca = identity.ca_certificate.absolute() if identity else None
+        flower.write_link(self._home, port, ca)
+        link = ["flower-superlink", "--isolation", "process", "--database", str(self._home / "state.db")]
+        link += ["--host", "127.0.0.1", "--port", str(port), "--fleet-api-address", self.site.fleet]
+        link += ["--disable-runtime-dependency-installation", *self._security()]
+        superlink = flower.start(link, self._home, "superlink.log")
+        self._programs = [superlink]
+        flower.await_health(superlink, port, self._home / "superlink.log", ca)
+        trust = ["--root-certificates", str(ca)] if ca else ["--insecure"]
+        executor = ["flower-superexec", "--runtime-api-address", f"127.0.0.1:{port}", *trust]
+        executor += ["--parent-pid", str(os.getpid())]
+        self._programs.append(flower.start(executor, self._home, "superexec.log"))
+        told = {"process": os.getpid(), "fleet": self.site.fleet, "tls": ca is not None, "since": time.time()}
+        _file(self._home).write_text(json.dumps(told))
+        self._admit()
+
+    def _security(self) -> list[str]:
+        identity = self.site.identity
+        if identity is None:
+            return ["--insecure"]
+        return [
+            "--enable-supernode-auth",
+            *("--ssl-ca-certfile", str(identity.ca_certificate.absolute())),
+            *("--ssl-certfile", str(identity.server_certificate.absolute())),
+            *("--ssl-keyfile", str(identity.server_key.absolute())),
+        ]
+
+    def _end(self) -> None:
+        for program in reversed(self._programs):
+            flower.stop(program)
+        self._programs = []
+
+    def _admit(self) -> None:
+        if self.site.identity is not None:
+            admit(self._home, self.site.identity)
+
+    # --- The work -----------------------------------------------------------------------------------------------------
+
+    def serve(self, on_line: Callable[[Run, Line], None] = lambda run, line: None, *, until_idle: bool = False) -> None:
+        """Keep the programs running and do the jobs, one after another.
+
+        Args:
+            on_line: called with each round's line of metrics.
+            until_idle: return when there is nothing left to do, instead of waiting for more.
+
+        Raises:
+            EngineError: the programs cannot be kept running, or, with `until_idle`, a run failed.
+            Interrupted: Ctrl-C; the run in progress was stopped, and goes on at the next start.
+        """
+        try:
+            while self._step(on_line, until_idle):
+                time.sleep(_LOOK_S)
+        except KeyboardInterrupt:
+            self._leave()
+            raise Interrupted(
+                f"the server in '{self._home}' stopped; what it was running goes on when it is started again"
+            ) from None
+
+    def _step(self, on_line: Callable[[Run, Line], None], until_idle: bool) -> bool:
+        """See to everything once; whether there is more to do."""
+        if any(program.poll() is not None for program in self._programs):
+            logger.warning("a program of Flower's ended; all are started again, and the run goes on")
+            self._end()
+            self._start()
+            if self._current:
+                self._current.submitted = None
+        self._admit()
+        if self._current is None:
+            self._current = self._next()
+        if self._current is not None:
+            self._look(self._current, on_line, until_idle)
+        return self._current is not None or not until_idle
+
+    def _next(self) -> "_Work | None":
+        for job in jobs.jobs(self._home):
+            if job.state in ("waiting", "running"):
+                try:
+                    return _Work(jobs.mark(self._home, job, "running"))
+                except RunError as error:  # its folder is gone, say
+                    logger.error("job %d cannot be done: %s", job.number, error)
+                    jobs.mark(self._home, job, "failed", str(error))
+        return None
+
+    def _look(self, work: "_Work", on_line: Callable[[Run, Line], None], until_idle: bool) -> None:
+        """See how the run does, and do what that asks for."""
+        if work.submitted is None:
+            self._submit(work)
+        for line in work.new_lines():
+            on_line(work.run, line)
+        said = progress(work.run)
+        if said is None:
+            if time.monotonic() > (work.submitted or 0.0) + _SUBMITTED_S:
+                self._again(work, "it was submitted, but did not begin")
+        elif said.state == "working" and not said.alive:
+            self._again(work, "its process ended without a word")
+        elif said.state == "stopped":
+            self._again(work, "it was stopped")
+        elif said.state == "failed":
+            self._finish(work, "failed", said.reason)
+            if until_idle:
+                raise EngineError(f"the run in '{work.run.folder}' failed: {said.reason}")
+        elif said.state == "done":
+            for line in work.new_lines():
+                on_line(work.run, line)
+            self._finish(work, "done")
+
+    def _submit(self, work: "_Work") -> None:
+        run = work.run
+        forget(run)
+        config = {
+            "scenario": run.scenario.to_toml(),
+            "set": "",
+            "run": str(run.folder.absolute()),
+            "resume": run.has_checkpoint(),
+        }
+        flower.submit(self._home, config)
+        work.submitted = time.monotonic()
+
+    def _again(self, work: "_Work", why: str) -> None:
+        """Go on with a run that ended, but not by its own fault; give up if it gets no further."""
+        rounds = len(work.run.metrics())
+        work.attempts = work.attempts + 1 if rounds <= work.rounds else 1
+        work.rounds, work.submitted = rounds, None
+        if work.attempts > _ATTEMPTS:
+            self._finish(work, "failed", f"{why}, {_ATTEMPTS} times without progress; see {self._home}/superexec.log")
+        else:
+            logger.warning("run '%s': %s; it goes on from its last checkpoint", work.run.scenario.name, why)
+
+    def _finish(self, work: "_Work", state: jobs.State, reason: str = "") -> None:
+        if state == "failed":
+            logger.error("run '%s' failed: %s", work.run.scenario.name, reason)
+        jobs.mark(self._home, work.job, state, reason)
+        self._current = None
+
+    def _leave(self) -> None:
+        """Let the run in progress end its round and save; it stays `running`, for the next start."""
+        if self._current is None:
+            return
+        run = self._current.run
+        run.ask_to_stop()
+        deadline = time.monotonic() + _LEAVE_S
+        while (said := progress(run)) is not None and said.alive and time.monotonic() < deadline:
+            time.sleep(_LOOK_S)
+
+
+class _Work:
+    """The job in hand."""
+
+    def __init__(self, job: jobs.Job) -> None:
+        self.job, self.run = job, Run.open(job.run)
+        self.submitted: float | None = None
+        self.attempts = 0
+        self.rounds = len(self.run.metrics())
+        self._seen = self.rounds
+
+    def new_lines(self) -> list[Line]:
+        """The lines written since the last call. A run that goes on from a checkpoint writes some rounds again."""
+        lines = self.run.metrics()
+        new = lines[self._seen :]
+        self._seen = len(lines)
+        return new
+
+
+def about(home: Path) -> dict[str, object] | None:
+    """What the server that works in a home says of itself; None if there is none."""
+    with suppress(OSError, ValueError):
+        said = json.loads(_file(home).read_text())
+        os.kill(said["process"], 0)
+        return dict(said)
+    return None
+
+
+def ask_to_stop(home: Path) -> None:
+    """Ask the server in a home to stop; its run goes on at the next start.
+
+    Raises:
+        EngineError: there is none.
+    """
+    said = about(home)
+    if said is None:
+        raise EngineError(f"no server works in '{home}'")
+    os.kill(int(str(said["process"])), signal.SIGTERM)
+
+
+def _file(home: Path) -> Path:
+    return home / "server.json"

@@ -1,0 +1,76 @@
+"""How far a run has come, written into its folder by whoever trains it and read by whoever watches."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from ist_fed.errors import Interrupted
+from ist_fed.run import Run
+
+State = Literal["working", "done", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run's folder says of the run.
+
+    Args:
+        state: `working`; `done`; `stopped` as someone asked, with its state saved; `failed`, and why.
+        process: id of the process that trains.
+        reason: why it failed.
+    """
+
+    state: State
+    process: int
+    reason: str = ""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is working, and the process that says so is there."""
+        with suppress(OSError):
+            os.kill(self.process, 0)
+            return self.state == "working"
+        return False
+
+
+@contextmanager
+def reported(run: Run) -> Iterator[None]:
+    """Say in the run's folder that this process works on it, and how that ended."""
+    _write(run, "working")
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt, SystemExit):
+        _write(run, "stopped")
+        raise
+    except BaseException as error:
+        _write(run, "failed", f"{type(error).__name__}: {error}")
+        raise
+    _write(run, "done")
+
+
+def progress(run: Run) -> Progress | None:
+    """What was last said; None if nobody has worked on the run under `reported`."""
+    try:
+        return Progress(**json.loads(_path(run).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def forget(run: Run) -> None:
+    """Drop what was said by whoever worked on it before."""
+    _path(run).unlink(missing_ok=True)
+
+
+def _write(run: Run, state: State, reason: str = "") -> None:
+    temporary = _path(run).with_suffix(".tmp")
+    with suppress(OSError):  # a full disk must not hide the error that is being reported
+        temporary.write_text(json.dumps(asdict(Progress(state, os.getpid(), reason))))
+        temporary.replace(_path(run))
+
+
+def _path(run: Run) -> Path:
+    return run.folder / "progress.json"
