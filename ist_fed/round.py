@@ -142,6 +142,12 @@ class Round:
             self._merge.add(sent.units, reply.arrays, sent.client.weight)
             self._count(sent, reply)
 
+    def lost(self, node: int, reason: str) -> None:
+        """Wait no longer for a node."""
+        for sent in [sent for sent in self._pending if sent.client.node == node]:
+            self._pending.remove(sent)
+            self._refuse(sent, reason)
+
     def close(self, min_replies: int) -> RoundReport:
         """Give up on what has not come, and say what the round did.
 

@@ -19,7 +19,7 @@ FLOORS = [
     ["batchnorm"],
     ["train", "evaluate", "wire"],
     ["round", "worker", "cost"],
-    ["roster"],
+    ["roster", "liveness"],
     ["strategy", "scenario"],
     ["run"],
     ["federation", "report", "progress"],
@@ -47,7 +47,8 @@ def room(module: str) -> str:
 
 
 def files() -> list[Path]:
-    return [path for path in (ROOT / "ist_fed").rglob("*.py") if path != ROOT / "ist_fed" / "__init__.py"]
+    entrances = {ROOT / "ist_fed" / "__init__.py", ROOT / "ist_fed" / "__main__.py"}
+    return [path for path in (ROOT / "ist_fed").rglob("*.py") if path not in entrances]
 
 
 def own_room(path: Path) -> str:

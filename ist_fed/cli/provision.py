@@ -93,7 +93,7 @@ def approve(
     print(f"kit          {path}; it holds no secret")
     print(f"next         send it to the client, to lie beside {kit['name']}.key, and there:")
     print(f"             ist-fed provision verify {path.name} --fingerprint {federation.fingerprint()}")
-    print(f"             ist-fed client start {path.name}")
+    print(f"             ist-fed client start --kit {path.name}")
 
 
 @app.command("list")
@@ -139,7 +139,7 @@ def verify(
     fingerprint: Annotated[str | None, typer.Option(help="Of the CA that a kit must be from.")] = None,
 ) -> None:
     """Check a federation's folder, or a kit and its key."""
-    for line in _verify_kit(path, fingerprint) if path.is_file() else _verify_federation(path, fingerprint):
+    for line in _verify_kit(path, fingerprint) if os.path.isfile(path) else _verify_federation(path, fingerprint):
         print(line)
 
 

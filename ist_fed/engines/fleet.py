@@ -3,11 +3,14 @@
 Flower's own SuperNode starts a new process for every message; this connection is for a process that stays.
 """
 
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import TypeVar
+
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it would print is said in sentences here
 
 import grpc
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -27,7 +30,7 @@ from flwr.proto.fleet_pb2_grpc import FleetStub
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.node_pb2 import Node
 from flwr.proto.run_pb2 import GetRunRequest
-from flwr.supercore.error import FlowerError
+from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.fab import Fab
 from flwr.supercore.grpc import create_channel
 from flwr.supercore.inflatable.inflatable_object import (
@@ -200,22 +203,53 @@ class Fleet:
         try:
             return function(request, timeout=timeout)
         except grpc.RpcError as error:
-            raise explain(error, self.address, insecure=self._insecure) from error
+            raise explain(error, self.address, plain=self._insecure and self._node is None) from error
 
     def _transfer(self, function: Callable[..., Answer]) -> Callable[[object], Answer]:
         return lambda request: self._call(function, request, _TRANSFER_S)
 
 
-def explain(error: grpc.RpcError, address: str, *, insecure: bool) -> FleetError:
-    """What went wrong, in a sentence, and whether trying again can help."""
+_APPROVE = "ask its operator to approve this client's request"
+_REASONS = {
+    "CERTIFICATE_VERIFY_FAILED: certificate has expired": "its certificate has expired; its operator must `rotate` it",
+    "CERTIFICATE_VERIFY_FAILED": "it shows a certificate that this kit's authority did not sign, so it is not the "
+    "server of this federation",
+    "Hostname Verification": "its certificate is not for this name, so it is not the server, or the kit has an old "
+    "address",
+    "Peer name": "its certificate is not for this name, so it is not the server, or the kit has an old address",
+    "WRONG_VERSION_NUMBER": "it does not speak TLS, and this client does not speak without",
+    "Invalid timestamp": "the clocks differ: this client's may be 5 s ahead and 305 s behind; set it by NTP",
+    "Invalid node ID": f"this client was revoked, or its key replaced; {_APPROVE}",
+    "Invalid signature": "the key that this client shows is not its own; start it with its own kit",
+}
+_CODES = {
+    ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED: f"it does not know this client's key, or has revoked it; {_APPROVE}",
+    ApiErrorCode.FLEET_SUPERNODE_REGISTRATION_DISABLED: "it admits approved clients only; start this one with its kit",
+    ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED: "the run is over",
+}
+
+
+def explain(error: grpc.RpcError, address: str, *, plain: bool = False) -> FleetError:
+    """What went wrong, in a sentence; `FleetUnreachable` where trying again can help.
+
+    Args:
+        error: of a call.
+        address: that was called.
+        plain: it was the first call of a connection without TLS.
+    """
     code, said = error.code(), error.details() or ""
+    flower = FlowerError.from_json(said)
+    if flower and flower.code in _CODES:
+        return FleetRefused(f"the server at {address} refused: {_CODES[ApiErrorCode(flower.code)]}")
+    for sign, reason in _REASONS.items():
+        if sign in said:
+            return FleetRefused(f"the server at {address} cannot be used: {reason}")
     if code is grpc.StatusCode.UNAVAILABLE:
-        return FleetUnreachable(_why_unreachable(said, address, insecure))
+        if plain and "Socket closed" in said:
+            return FleetRefused(
+                f"the server at {address} cannot be used: it speaks TLS; start this client with its kit"
+            )
+        return FleetUnreachable(f"the server at {address} cannot be reached ({said.rpartition(': ')[2]})")
     if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
         return FleetUnreachable(f"the server at {address} did not answer in time")
-    flower = FlowerError.from_json(said)
-    return FleetRefused(f"{flower.message}" if flower else said)
-
-
-def _why_unreachable(said: str, address: str, insecure: bool) -> str:
-    return f"the server at {address} cannot be reached: {said}"
+    return FleetRefused(f"the server at {address} refused: {flower.message if flower else said}")

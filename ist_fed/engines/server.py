@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,7 +19,8 @@ from types import TracebackType
 
 from ist_fed.engines import flower, jobs
 from ist_fed.engines.nodes import admit
-from ist_fed.errors import EngineError, Interrupted, RunError
+from ist_fed.engines.refusals import Refusals
+from ist_fed.errors import EngineError, Interrupted, RoundError, RunError
 from ist_fed.federation import Line
 from ist_fed.pki import Federation
 from ist_fed.progress import forget, progress
@@ -90,9 +92,18 @@ class Server:
         port, identity = flower.free_port(), self.site.identity
         ca = identity.ca_certificate.absolute() if identity else None
         flower.write_link(self._home, port, ca)
-        link = ["flower-superlink", "--isolation", "process", "--database", str(self._home / "state.db")]
+        link = [
+            sys.executable,
+            "-m",
+            "ist_fed.engines.superlink",
+            "--isolation",
+            "process",
+            "--database",
+            str(self._home / "state.db"),
+        ]
         link += ["--host", "127.0.0.1", "--port", str(port), "--fleet-api-address", self.site.fleet]
         link += ["--disable-runtime-dependency-installation", *self._security()]
+        self._refusals = Refusals(self._home / "superlink.log", identity)
         superlink = flower.start(link, self._home, "superlink.log")
         self._programs = [superlink]
         flower.await_health(superlink, port, self._home / "superlink.log", ca)
@@ -155,6 +166,8 @@ class Server:
             if self._current:
                 self._current.submitted = None
         self._admit()
+        for refusal in self._refusals.new():
+            logger.warning("%s", refusal)
         if self._current is None:
             self._current = self._next()
         if self._current is not None:
@@ -185,6 +198,8 @@ class Server:
             self._again(work, "its process ended without a word")
         elif said.state == "stopped":
             self._again(work, "it was stopped")
+        elif said.state == "failed" and said.reason.startswith(RoundError.__name__):
+            self._again(work, said.reason)  # clients may come back
         elif said.state == "failed":
             self._finish(work, "failed", said.reason)
             if until_idle:

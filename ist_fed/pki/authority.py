@@ -35,7 +35,7 @@ class Authority:
         Raises:
             PkiError: they are there already, or cannot be written.
         """
-        key = keys.new_key(ec.SECP384R1())
+        key = ec.generate_private_key(ec.SECP384R1())
         files.make_folder(self.path.parent)
         files.create(self._key, keys.authority_key_text(key, passphrase))
         files.create(self.path, certificates.pem(certificates.issue_authority(key, name, today)).encode())

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -21,6 +21,17 @@ AUTHORITY_LIFE = timedelta(days=5 * 365)
 SERVER_LIFE = timedelta(days=90)
 EARLY = timedelta(minutes=5)
 """How much a client's clock may be behind."""
+
+MALFORMED = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What `cryptography` raises when a certificate is not as it should be."""
 
 
 def now() -> datetime:
@@ -114,7 +125,7 @@ def load(text: str) -> x509.Certificate:
         certificate = x509.load_pem_x509_certificate(text.encode())
         if pem(certificate) != text:
             raise ValueError("there is more in it than one certificate")
-    except ValueError as error:
+    except MALFORMED as error:
         raise PkiError(f"a certificate in PEM is wanted, but this is none: {str(error)[:200]}") from error
     return certificate
 
@@ -153,12 +164,12 @@ def check_authority(certificate: x509.Certificate, today: datetime) -> PublicKey
     Raises:
         PkiError: it is not.
     """
-    key = certificate.public_key()
     try:
+        key = certificate.public_key()
         basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage)
         certificate.verify_directly_issued_by(certificate)
-    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
+    except (*MALFORMED, InvalidSignature) as error:
         raise PkiError(f"a federation's CA signs itself, but this certificate is no such CA's: {error}") from error
     extensions = (basic.critical, basic.value, usage.critical, usage.value)
     expected = (True, x509.BasicConstraints(ca=True, path_length=0), True, _usage(authority=True))

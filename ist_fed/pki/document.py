@@ -17,11 +17,12 @@ TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A kind of document: what people call it, the fields it has, and what to do if one is not as it should be."""
+    """A kind of document: what people call it, its fields, what to do if one is wrong, and the most bytes it has."""
 
     noun: str
     fields: tuple[str, ...]
     remedy: str
+    limit: int = files.LIMIT
 
 
 def read(path: Path, kind: Kind) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def read(path: Path, kind: Kind) -> dict[str, Any]:
     Raises:
         PkiError: it cannot be read, or is not of this kind.
     """
-    data = files.read(path)
+    data = files.read(path, limit=kind.limit)
     try:
         return _checked(_parsed(data), kind.fields)
     except PkiError as error:

@@ -77,10 +77,10 @@ class Federation:
             PkiError: it is none.
         """
         path = folder / "federation.json"
-        if not path.exists():
+        if not os.path.lexists(path):
             raise PkiError(
-                f"a federation's folder holds its federation.json, but '{folder}' does not; name the folder, "
-                f"or make one with: ist-fed provision init"
+                f"a federation's folder holds its federation.json, but none is seen in '{folder}'; name the folder, "
+                f"be its owner, or make one with: ist-fed provision init"
             )
         about = document.read(path, FEDERATION)
         return cls(folder, about["name"], about["address"], clock)
@@ -168,7 +168,7 @@ class Federation:
         """
         wanted = read_request(request)
         path = request.parent if out is None else out
-        path = path / f"{wanted['name']}.kit.json" if path.is_dir() else path
+        path = path / f"{wanted['name']}.kit.json" if os.path.isdir(path) else path
         check_free(path, wanted["name"])
         today = self._clock()
         authority, key = self._authority.unlock(passphrase, today)

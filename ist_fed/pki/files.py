@@ -11,7 +11,7 @@ from pathlib import Path
 from ist_fed.errors import PkiError
 
 LIMIT = 64 * 1024
-"""Bytes of the largest file that is read; each of ours has a few kilobytes."""
+"""Bytes of the largest file that is read from elsewhere; each of ours has a few kilobytes."""
 
 
 def check_name(name: str) -> str:
@@ -34,39 +34,38 @@ def inside(root: Path, *parts: str) -> Path:
         PkiError: a link on the way leads elsewhere.
     """
     path = root.joinpath(*parts)
-    if path.parent.resolve() != root.resolve().joinpath(*parts[:-1]):
+    if os.path.realpath(path.parent) != os.path.join(os.path.realpath(root), *parts[:-1]):
         raise PkiError(f"links are not followed, but '{path.parent}' is one; put the folder itself there")
     return path
 
 
-def read(path: Path, private: bool = False) -> bytes:
+def read(path: Path, private: bool = False, limit: int = LIMIT) -> bytes:
     """A small file's bytes.
 
     Args:
         path: of a regular file; not of a link.
         private: whether nobody else may have any right to it.
+        limit: bytes of the largest one that is read.
 
     Raises:
         PkiError: it is none, too large, or open to others.
     """
     try:
-        # Without NONBLOCK, opening a named pipe would wait for a writer.
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(path, "rb", opener=_opened) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise PkiError(f"'{path}' cannot be read: it is not a regular file")
+            if private and status.st_mode & 0o077:
+                raise PkiError(
+                    f"a private key is for its owner alone, but '{path}' has mode {status.st_mode & 0o777:04o}; "
+                    f"run: chmod 600 {path}"
+                )
+            data = file.read(limit + 1)
     except OSError as error:
-        reason = "it is a link, and links are not followed" if path.is_symlink() else error.strerror
+        reason = "it is a link, and links are not followed" if os.path.islink(path) else error.strerror
         raise PkiError(f"'{path}' cannot be read: {reason}") from error
-    with open(handle, "rb") as file:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise PkiError(f"'{path}' cannot be read: it is not a regular file")
-        if private and status.st_mode & 0o077:
-            raise PkiError(
-                f"a private key is for its owner alone, but '{path}' has mode {status.st_mode & 0o777:04o}; "
-                f"run: chmod 600 {path}"
-            )
-        data = file.read(LIMIT + 1)
-    if len(data) > LIMIT:
-        raise PkiError(f"'{path}' cannot be read: it has more than {LIMIT} bytes")
+    if len(data) > limit:
+        raise PkiError(f"'{path}' cannot be read: it has more than {limit} bytes")
     return data
 
 
@@ -79,7 +78,7 @@ def create(path: Path, data: bytes) -> None:
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError as error:
-        raise PkiError(f"a key is never overwritten, but '{path}' exists; move it away first") from error
+        raise PkiError(f"nothing is overwritten, but '{path}' exists; move it away first") from error
     except OSError as error:
         raise unwritable(path, error) from error
     try:
@@ -125,7 +124,7 @@ def check_folder(path: Path) -> None:
     Raises:
         PkiError: others can, or it is missing or a link.
     """
-    if path.is_symlink() or not path.is_dir():
+    if os.path.islink(path) or not os.path.isdir(path):
         raise PkiError(f"a federation has a folder '{path}', but it is missing or a link; restore it from a backup")
     if mode := path.stat().st_mode & 0o077:
         raise PkiError(
@@ -153,6 +152,11 @@ def locked(folder: Path) -> Iterator[None]:
 def unwritable(path: Path, error: OSError) -> PkiError:
     """What to tell when the system refuses to write."""
     return PkiError(f"'{path}' cannot be written: {error.strerror}; make room, or give the right to write there")
+
+
+def _opened(path: str, flags: int) -> int:
+    """Open without following a link, and without waiting for a writer where the path is a named pipe."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _fill(handle: int, data: bytes) -> None:

@@ -1,7 +1,6 @@
 """Elliptic-curve keys: what they look like on disk, and what they sign."""
 
 import base64
-import binascii
 import hashlib
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -27,14 +26,12 @@ PASSPHRASE = (12, 1023)
 """Bytes of the shortest and longest passphrase. PKCS#8 as `cryptography` writes it stretches a passphrase with 2048
 rounds of PBKDF2 only, so that a short one would soon be guessed; OpenSSL takes no longer one."""
 
-
-def new_key(curve: ec.EllipticCurve) -> PrivateKey:
-    """A fresh private key."""
-    return ec.generate_private_key(curve)
+MALFORMED = (ValueError, TypeError, UnsupportedAlgorithm, NotImplementedError, IndexError)
+"""What `cryptography` raises when a key is not as it should be."""
 
 
-def check_passphrase(passphrase: bytes) -> bytes:
-    """A passphrase that may encrypt the authority's key.
+def check_passphrase(passphrase: bytes) -> None:
+    """Check that a passphrase may encrypt the authority's key.
 
     Raises:
         PkiError: it is too short or too long.
@@ -45,7 +42,6 @@ def check_passphrase(passphrase: bytes) -> bytes:
             f"the passphrase of the CA key has {shortest} to {longest} bytes, but this one has {len(passphrase)}; "
             f"choose several words"
         )
-    return passphrase
 
 
 def authority_key_text(key: PrivateKey, passphrase: bytes) -> bytes:
@@ -71,7 +67,7 @@ def load_authority_key(text: bytes, passphrase: bytes) -> PrivateKey:
     """
     try:
         return _elliptic(load_pem_private_key(text, passphrase))
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except MALFORMED as error:
         raise PkiError("the passphrase does not open the CA key; try again, or restore ca.key from a backup") from error
 
 
@@ -83,7 +79,7 @@ def load_server_key(text: bytes) -> PrivateKey:
     """
     try:
         return _elliptic(load_pem_private_key(text, None))
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except MALFORMED as error:
         raise PkiError(f"an unencrypted private key in PKCS#8 is wanted, but this is none: {error}") from error
 
 
@@ -95,7 +91,7 @@ def load_client_key(text: bytes) -> PrivateKey:
     """
     try:
         key = _elliptic(load_ssh_private_key(text, None))
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except MALFORMED as error:
         raise PkiError(
             f"an unencrypted private key in OpenSSH's format is wanted, but this is none: {error}"
         ) from error
@@ -123,7 +119,7 @@ def load_public(text: str) -> PublicKey:
     """
     try:
         key = load_ssh_public_key(text.encode())
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except MALFORMED as error:
         raise PkiError(f"a public key is one line in OpenSSH's format, but is {text[:80]!r}") from error
     if not isinstance(key, PublicKey) or not isinstance(key.curve, ec.SECP384R1) or public_text(key) != text:
         raise PkiError(f"a public key is 'ecdsa-sha2-nistp384 …' and nothing else, but is {text[:80]!r}")
@@ -145,6 +141,6 @@ def is_signed(key: PublicKey, data: bytes, signature: str) -> bool:
     """Whether a signature over these bytes is this key's."""
     try:
         key.verify(base64.b64decode(signature, validate=True), data, ec.ECDSA(hashes.SHA384()))
-    except (InvalidSignature, binascii.Error):
+    except (InvalidSignature, ValueError):
         return False
     return True

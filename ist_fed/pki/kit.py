@@ -1,5 +1,6 @@
 """A kit: what an admitted client is given. It says whom to call and whom to trust, and holds no secret."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -46,7 +47,7 @@ def check_free(path: Path, name: str) -> None:
     Raises:
         PkiError: something else is there.
     """
-    if not path.exists() and not path.is_symlink():
+    if not os.path.lexists(path):
         return
     try:
         free = document.read(path, KIT)["name"] == name
@@ -92,7 +93,7 @@ def open_kit(path: Path, fingerprint: str | None = None, clock: Callable[[], dat
 
 
 def _own_key(path: Path) -> keys.PrivateKey:
-    if not path.exists():
+    if not os.path.lexists(path):
         raise PkiError(f"a kit lies beside its private key, but there is no '{path}'; copy the kit to where the key is")
     data = files.read(path, private=True)
     try:

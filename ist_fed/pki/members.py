@@ -29,6 +29,7 @@ RECORD = document.Kind(
     noun="the record",
     fields=("version", *(field.name for field in fields(Member))),
     remedy="restore it from a backup",
+    limit=16 * files.LIMIT,  # room for some thousand former keys
 )
 
 

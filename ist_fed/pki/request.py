@@ -1,6 +1,6 @@
 """A request: what a client sends to be admitted. Its private key stays where it was made."""
 
-from datetime import datetime
+import os
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,12 @@ def make_request(folder: Path, name: str, renew: bool = False) -> Path:
     key_path, public, request = (folder / f"{name}{ending}" for ending in (".key", ".pub", ".request.json"))
     if renew:
         _set_aside(key_path)
-    elif taken := next((path for path in (key_path, public, request) if path.exists() or path.is_symlink()), None):
+    elif taken := next(filter(os.path.lexists, (key_path, public, request)), None):
         raise PkiError(
             f"nothing is overwritten, but '{taken}' exists; send the request that was made before, choose another name "
             f"or folder, or change the key with --renew"
         )
-    key = keys.new_key(ec.SECP384R1())
+    key = ec.generate_private_key(ec.SECP384R1())
     body = {
         "version": document.VERSION,
         "name": name,
@@ -70,10 +70,10 @@ def read_request(path: Path) -> dict[str, Any]:
 
 def _set_aside(path: Path) -> None:
     """Give a file the time as part of its name."""
-    if not path.exists() and not path.is_symlink():
+    if not os.path.lexists(path):
         return
-    aside = path.with_name(f"{path.name}.{datetime.now():%Y%m%dT%H%M%S}")
-    if aside.exists():
+    aside = path.with_name(f"{path.name}.{certificates.now():%Y%m%dT%H%M%SZ}")
+    if os.path.lexists(aside):
         raise PkiError(f"nothing is overwritten, but '{aside}' exists; try again in a second")
     try:
         path.rename(aside)

@@ -58,7 +58,7 @@ class Server:
         """
         folder = self.key.parent
         new, old = (folder.with_name(f"server.{state}") for state in ("new", "old"))
-        key = keys.new_key(ec.SECP256R1())
+        key = ec.generate_private_key(ec.SECP256R1())
         certificate = certificates.issue_server(authority, authority_key, key.public_key(), hosts, today)
         try:
             _remove(new, old)  # left behind by a crash

@@ -1,0 +1,96 @@
+"""What happens to a run when processes are killed, stopped, cut off or restarted: real ones, over gRPC and TLS."""
+
+import signal
+from pathlib import Path
+
+import pytest
+from federation import SETTINGS, Local
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ist_fed.engines.deployment import deploy
+from ist_fed.engines.inprocess import simulate
+from ist_fed.run import Run
+from ist_fed.scenario import load_scenario
+
+pytestmark = pytest.mark.slow
+
+SCENARIO = Path(__file__).parents[2] / "scenarios" / "digits.toml"
+LONG = "local_steps=1500"  # a round of some seconds, to do things in
+
+
+def expected(folder: Path, *settings: str) -> dict[str, Tensor]:
+    """What the same run gives in one process."""
+    run = Run.create(folder / "expected", load_scenario(SCENARIO, [*SETTINGS, *settings]))
+    simulate(run)
+    return load_file(run.folder / "model.safetensors")
+
+
+def largest_difference(folder: Path, arrays: dict[str, Tensor]) -> float:
+    found = load_file(folder / "model.safetensors")
+    assert found.keys() == arrays.keys()
+    return max(float((found[name].double() - arrays[name].double()).abs().max()) for name in arrays)
+
+
+@pytest.mark.parametrize("supernode", [False, True], ids=["resident", "stock"])
+def test_engines_agree(tmp_path: Path, supernode: bool) -> None:
+    """Law 10 over gRPC, with resident clients and with Flower's own SuperNodes."""
+    run = Run.create(tmp_path / "run", load_scenario(SCENARIO, [*SETTINGS, "rounds=3"]))
+    deploy(run, supernode=supernode)
+    assert largest_difference(run.folder, expected(tmp_path, "rounds=3")) < 1e-6
+    assert not (run.folder / "deployment").exists()
+
+
+def test_a_server_killed_in_a_round_goes_on_without_a_person(local: Local) -> None:
+    server = local.server()
+    clients = [local.client(0), local.client(1)]
+    local.wait(lambda: len(local.lines()) >= 2)
+    server.kill()
+    server.wait()
+    done = len(local.lines())
+    again = local.server(run=False)
+    local.wait(lambda: again.poll() is not None)
+    assert again.returncode == 0
+    assert [line["round"] for line in local.lines()] == list(range(1, 7))
+    assert done < 6
+    assert all(client.poll() is None for client in clients)  # they waited, and joined again
+    assert largest_difference(local.run_folder, expected(local.folder)) < 1e-6
+
+
+def test_a_killed_client_is_missed_within_15_seconds_and_may_come_back(local: Local) -> None:
+    local.server(LONG, "round.min_clients=1")
+    clients = [local.client(0), local.client(1)]
+    local.wait(lambda: len(local.lines()) >= 1)
+    clients[1].kill()
+    took = local.wait(lambda: any(line["refused"] for line in local.lines()), 60)
+    lost = next(line for line in local.lines() if line["refused"])
+    assert [refused["client"] for refused in lost["refused"]] == [1]
+    assert "nothing was heard of it" in lost["refused"][0]["reason"]
+    assert lost["merged"] == 1
+    assert took < 15 + lost["seconds"]["wait"] - 12
+    local.client(1)
+    local.wait(lambda: len(local.lines()) == 6 or local.lines()[-1]["merged"] == 2)
+
+
+def test_a_client_told_to_stop_finishes_what_it_holds(local: Local) -> None:
+    local.server(LONG, "round.min_clients=1")
+    clients = [local.client(0), local.client(1)]
+    local.wait(lambda: len(local.lines()) >= 1)
+    clients[1].send_signal(signal.SIGTERM)
+    assert clients[1].wait(60) == 0
+    local.wait(lambda: len(local.lines()) >= 3)
+    assert all("nothing was heard" not in str(line["refused"]) for line in local.lines())
+    assert local.lines()[1]["merged"] == 2
+
+
+def test_a_superlink_that_is_killed_is_started_again(local: Local) -> None:
+    server = local.server(LONG)
+    local.client(0), local.client(1)
+    local.wait(lambda: len(local.lines()) >= 1)
+    import subprocess
+
+    subprocess.run(["pkill", "-KILL", "-P", str(server.pid), "-f", "superlink"], check=True)
+    local.wait(lambda: server.poll() is not None, 240)
+    assert server.returncode == 0
+    assert [line["round"] for line in local.lines()] == list(range(1, 7))
+    assert largest_difference(local.run_folder, expected(local.folder, LONG)) < 1e-6
