@@ -13,9 +13,10 @@ import typer
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
+from ist_fed.engines.apps import Apps, Config
 from ist_fed.engines.fleet import Fleet
 from ist_fed.engines.flower import environment, free_port
-from ist_fed.engines.resident import Config, Resident
+from ist_fed.engines.resident import Resident
 from ist_fed.errors import EngineError, PkiError
 from ist_fed.pki import Kit, open_kit
 
@@ -48,6 +49,9 @@ def start(
     allow_task: Annotated[
         list[str] | None, typer.Option(metavar="MODULE:NAME", help="A task of one's own that the server may ask for.")
     ] = None,
+    allow_app: Annotated[
+        list[str] | None, typer.Option(metavar="HASH", help="Code that the server may send; remembered.")
+    ] = None,
     supernode: Annotated[bool, typer.Option("--supernode", help="Let Flower's own SuperNode run this client.")] = False,
 ) -> None:
     """Start the client, and keep it running until Ctrl-C; it then finishes what it holds."""
@@ -57,8 +61,9 @@ def start(
     config |= {key: value for key, value in (("device", device), ("amp", amp), ("memory", memory)) if value}
     if supernode:
         sys.exit(_supernode(opened, server, config))
+    apps = Apps(kit.parent if kit is not None else Path.cwd(), allow_app or [])
     with _connect(opened, server) as fleet:
-        resident = Resident(fleet, config)
+        resident = Resident(fleet, config, lambda run: apps.of(run, fleet))
 
         def stop(number: int, frame: FrameType | None) -> None:
             resident.stop()

@@ -6,21 +6,17 @@ message.
 
 import logging
 import random
-import sys
 import threading
 import time
-import tomllib
 from collections.abc import Callable
-from functools import cache
-from importlib import import_module
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.supercore.run import Run as FlowerRun
 
+from ist_fed.engines.apps import Config, defaults, installed_app
 from ist_fed.engines.fleet import Fleet
-from ist_fed.engines.flower import app_folder
 from ist_fed.errors import FleetRefused, FleetUnreachable
 
 logger = logging.getLogger("ist_fed")
@@ -28,9 +24,6 @@ logger = logging.getLogger("ist_fed")
 _POLL_S, _IDLE_S = 0.3, 1.0  # between two questions for work: while a run goes on, and after a while without
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0  # after a failure of the network
 _APP_RAISED = 2  # Flower's error code for an exception in a ClientApp
-
-Config = dict[str, bool | float | int | str]
-"""What an operator says of a node; Flower calls it so."""
 
 Answer = TypeVar("Answer")
 
@@ -41,8 +34,8 @@ class Resident:
     Args:
         fleet: the connection.
         node_config: what the operator says of this node: its data, its device; as Flower's `--node-config`.
-        load: the ClientApp that answers the messages of a run; by default that of the installed package, whatever
-            the server sent.
+        load: gives the ClientApp that answers the messages of a run; by default that of the installed package,
+            whatever the server sent.
     """
 
     def __init__(
@@ -51,7 +44,7 @@ class Resident:
         node_config: Config,
         load: Callable[[FlowerRun], ClientApp] | None = None,
     ) -> None:
-        self._fleet, self._node_config, self._load = fleet, dict(node_config), load or installed_app
+        self._fleet, self._node_config, self._load = fleet, dict(node_config), load or (lambda run: installed_app())
         self._runs: dict[int, tuple[ClientApp, Context]] = {}
         self._node = 0
         self._stop = threading.Event()
@@ -111,29 +104,15 @@ class Resident:
 
     def _insist(self, call: Callable[[], Answer], until_done: bool = False) -> Answer | None:
         """Try again while the server cannot be reached, ever less often; None if that ends because of `stop`."""
-        wait = _FIRST_WAIT_S
+        wait, said = _FIRST_WAIT_S, False
         while True:
             try:
                 return call()
             except FleetUnreachable as error:
-                if wait == _FIRST_WAIT_S:
+                if not said:
                     logger.warning("%s; trying again until it answers", error)
+                said = True
                 if self._stop.is_set() and not until_done:
                     return None
                 self._stop.wait(wait * random.uniform(0.8, 1.2))
                 wait = min(2 * wait, _LONGEST_WAIT_S)
-
-
-@cache
-def defaults() -> Config:
-    """The run configuration of the installed app, where a run does not override it."""
-    app = tomllib.loads((app_folder() / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["flwr"]["app"]
-    return cast(Config, app["config"])
-
-
-def installed_app(run: FlowerRun) -> ClientApp:
-    """The ClientApp of the installed package, whatever the server sent."""
-    folder = str(app_folder())
-    if folder not in sys.path:
-        sys.path.append(folder)
-    return cast(ClientApp, import_module("client.app").app)

@@ -1,0 +1,100 @@
+"""The connection to Flower's Fleet API: the private names it stands on, and what is made of errors."""
+
+import inspect
+from importlib import import_module
+
+import grpc
+import pytest
+from flwr.supercore.error import ApiErrorCode
+
+from ist_fed.engines.fleet import explain
+from ist_fed.errors import FleetRefused, FleetUnreachable
+
+PRIVATE = {  # module → name → arguments that are passed by name or position; a later Flower may have others
+    "flwr.client.grpc_rere_client.node_auth_client_interceptor": {"NodeAuthClientInterceptor": 2},
+    "flwr.common.serde": {"fab_from_proto": 1, "message_to_proto": 1, "run_from_proto": 1},
+    "flwr.proto.fleet_pb2": {"ActivateNodeRequest": 0, "DeactivateNodeRequest": 0, "RegisterNodeFleetRequest": 0},
+    "flwr.proto.fleet_pb2_grpc": {"FleetStub": 1},
+    "flwr.proto.node_pb2": {"Node": 0, "NodeInfo": 0},
+    "flwr.supercore.grpc": {"create_channel": 5},
+    "flwr.supercore.inflatable.inflatable_object": {"get_all_nested_objects": 1, "get_object_tree": 1},
+    "flwr.supercore.inflatable.inflatable_protobuf_utils": {
+        "make_confirm_message_received_fn_protobuf": 3,
+        "make_pull_object_fn_protobuf": 3,
+        "make_push_object_fn_protobuf": 4,
+    },
+    "flwr.supercore.inflatable.inflatable_utils": {"pull_and_inflate_object_from_tree": 3, "push_objects": 2},
+    "flwr.supercore.interceptors": {"RuntimeVersionClientInterceptor": 1},
+    "flwr.supercore.primitives.asymmetric": {"public_key_to_bytes": 1},
+    "flwr.supercore.task_identity": {"TaskIdentity": 0},
+    "flwr.server.superlink.fleet.grpc_rere.node_auth_server_interceptor": {"_unary_unary_rpc_terminator": 1},
+}
+
+
+@pytest.mark.parametrize("module", PRIVATE)
+def test_flower_still_has_the_private_names_that_are_relied_on(module: str) -> None:
+    for name, arguments in PRIVATE[module].items():
+        found = getattr(import_module(module), name)
+        if arguments:
+            assert len(inspect.signature(found).parameters) >= arguments
+
+
+def test_flowers_wait_for_an_object_is_a_default_that_can_be_shortened() -> None:
+    from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree, pull_objects
+
+    for function in (pull_objects, pull_and_inflate_object_from_tree):
+        parameters = inspect.signature(function).parameters
+        assert parameters["initial_backoff"].kind is parameters["backoff_cap"].kind is inspect.Parameter.KEYWORD_ONLY
+
+
+class Failed(grpc.RpcError):
+    def __init__(self, code: grpc.StatusCode, details: str = "") -> None:
+        self._code, self._details = code, details
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def details(self) -> str:
+        return self._details
+
+
+UNAVAILABLE, UNAUTHENTICATED = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAUTHENTICATED
+FLOWER = '{"code": %d, "public_message": "m"}'
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (
+            Failed(UNAVAILABLE, "x: y: Connection refused"),
+            FleetUnreachable,
+            r"cannot be reached \(Connection refused\)",
+        ),
+        (Failed(grpc.StatusCode.DEADLINE_EXCEEDED), FleetUnreachable, "did not answer in time"),
+        (Failed(UNAVAILABLE, "SSL: CERTIFICATE_VERIFY_FAILED: unable"), FleetRefused, "authority did not sign"),
+        (Failed(UNAVAILABLE, "CERTIFICATE_VERIFY_FAILED: certificate has expired"), FleetRefused, "has expired"),
+        (Failed(UNAVAILABLE, "Hostname Verification Check failed"), FleetRefused, "not for this name"),
+        (Failed(UNAVAILABLE, "SSL: WRONG_VERSION_NUMBER"), FleetRefused, "does not speak TLS"),
+        (Failed(UNAUTHENTICATED, "Invalid timestamp"), FleetRefused, "clocks differ"),
+        (Failed(UNAUTHENTICATED, "Invalid node ID"), FleetRefused, "was revoked"),
+        (Failed(grpc.StatusCode.PERMISSION_DENIED, "something else"), FleetRefused, "something else"),
+        (
+            Failed(grpc.StatusCode.INTERNAL, FLOWER % ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED),
+            FleetRefused,
+            "does not know this client's key, or has revoked it",
+        ),
+        (Failed(grpc.StatusCode.INTERNAL, FLOWER % ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED), FleetRefused, "is over"),
+    ],
+)
+def test_an_error_becomes_a_sentence(error: grpc.RpcError, kind: type[Exception], said: str) -> None:
+    made = explain(error, "host:9092")
+    assert type(made) is kind
+    assert "host:9092" in str(made)
+    with pytest.raises(kind, match=said):
+        raise made
+
+
+def test_a_socket_that_closes_at_the_first_plain_call_means_tls() -> None:
+    error = Failed(UNAVAILABLE, "x: Socket closed")
+    assert type(explain(error, "host:9092", plain=True)) is FleetRefused
+    assert type(explain(error, "host:9092")) is FleetUnreachable

@@ -1,0 +1,116 @@
+"""Jobs, refusals and progress: what a server writes down and reads."""
+
+import os
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
+
+from ist_fed.engines import jobs
+from ist_fed.engines.refusals import Refusals
+from ist_fed.engines.server import Site
+from ist_fed.errors import EngineError, Interrupted
+from ist_fed.pki import Federation, make_request
+from ist_fed.progress import forget, progress, reported
+from ist_fed.run import Run
+from ist_fed.scenario import parse_scenario
+
+SCENARIO = parse_scenario('name="t"\ntask="digits"\nrule={name="full"}\n[sizes]\nhidden1=32\n')
+
+
+def test_jobs_are_kept_in_their_order(tmp_path: Path) -> None:
+    first, second = jobs.add(tmp_path, Path("a")), jobs.add(tmp_path, Path("b"))
+    jobs.mark(tmp_path, first, "failed", "no power")
+    assert [(job.number, job.run.name, job.state, job.reason) for job in jobs.jobs(tmp_path)] == [
+        (1, "a", "failed", "no power"),
+        (2, "b", "waiting", ""),
+    ]
+    assert second.run.is_absolute()
+
+
+def test_a_run_is_asked_for_once_at_a_time(tmp_path: Path) -> None:
+    job = jobs.add(tmp_path, Path("a"))
+    with pytest.raises(EngineError, match="is waiting already, as job 1"):
+        jobs.add(tmp_path, Path("a"))
+    jobs.mark(tmp_path, job, "done")
+    assert jobs.add(tmp_path, Path("a")).number == 2
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:9092", "example.org:1", "[::]:9092", "10.0.0.1:5"])
+def test_without_tls_a_server_listens_on_loopback_only(tmp_path: Path, address: str) -> None:
+    with pytest.raises(EngineError, match="without TLS a server listens on loopback only"):
+        Site(tmp_path, address)
+    Site(tmp_path, "127.0.0.1:9092")
+
+
+class TestProgress:
+    def test_each_end_is_said(self, tmp_path: Path) -> None:
+        run = Run.create(tmp_path / "run", SCENARIO)
+        assert progress(run) is None
+        with reported(run):
+            said = progress(run)
+            assert said is not None
+            assert (said.state, said.process, said.alive) == ("working", os.getpid(), True)
+        said = progress(run)
+        assert said is not None
+        assert (said.state, said.alive) == ("done", False)
+        for error, state, reason in (
+            (ValueError("bad"), "failed", "ValueError: bad"),
+            (Interrupted("x"), "stopped", ""),
+            (KeyboardInterrupt(), "stopped", ""),
+            (SystemExit(1), "stopped", ""),
+        ):
+            with pytest.raises(type(error)), reported(run):
+                raise error
+            said = progress(run)
+            assert said is not None
+            assert (said.state, said.reason) == (state, reason)
+        forget(run)
+        assert progress(run) is None
+
+    def test_a_process_that_is_gone_is_not_alive(self, tmp_path: Path) -> None:
+        run = Run.create(tmp_path / "run", SCENARIO)
+        (run.folder / "progress.json").write_text('{"state": "working", "process": 99999999, "reason": ""}')
+        said = progress(run)
+        assert said is not None
+        assert not said.alive
+
+    @pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"state": "working"}'])
+    def test_what_cannot_be_read_says_nothing(self, tmp_path: Path, text: str) -> None:
+        run = Run.create(tmp_path / "run", SCENARIO)
+        (run.folder / "progress.json").write_text(text)
+        assert progress(run) is None
+
+
+def test_refusals_become_sentences_once_a_look(tmp_path: Path) -> None:
+    federation = Federation.create(
+        tmp_path / "f", name="f", address="localhost:1", hosts=["localhost"], passphrase=b"only for a test"
+    )
+    federation.approve(make_request(tmp_path / "c", "alice"), passphrase=b"only for a test")
+    alice = federation.revoke("alice")
+    key = load_ssh_public_key(alice.public_key.encode())
+    pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    log = tmp_path / "log"
+    log.write_text("[ApiError:2004] an old line, before the start\n")
+    refusals = Refusals(log, federation)
+    assert refusals.new() == []
+    with log.open("a") as file:
+        file.write(f"ERROR [x][ApiError:2004] Attempted to register SuperNode with public key: {pem!r}, exception\n")
+        file.write("I1122 ssl_transport_security.cc] Handshake failed with error SSL: WRONG_VERSION_NUMBER: x\n" * 3)
+        file.write("WARN turned a node away: Invalid timestamp\nWARN turned a node away: Invalid signature\nhalf a li")
+    assert refusals.new() == [
+        "client 'alice' was turned away: it is revoked",
+        "somebody who does not speak TLS was turned away",
+        "a client whose clock is more than 5 s ahead or 305 s behind was turned away",
+        "a client was turned away: Invalid signature",
+    ]
+    with log.open("a") as file:
+        file.write("ne: turned a node away: Invalid node ID\n")
+    assert refusals.new() == ["a client that was revoked was turned away"]
+    other = make_request(tmp_path / "d", "bob").with_name("bob.pub").read_bytes()
+    pem = load_ssh_public_key(other).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    with log.open("a") as file:
+        file.write(f"[ApiError:2004] public key: {pem!r}\n")
+    assert refusals.new() == [
+        "a client with an unknown key was turned away: approve its request with `ist-fed provision approve`"
+    ]
