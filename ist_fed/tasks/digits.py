@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import cast
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -55,6 +57,10 @@ class Digits(Task):
         shares = _shares(clients, self.partition, self.alpha, self.partition_seed)
         return _subset(_split()[2][shares[client]])
 
+    def local_data(self, path: Path) -> Dataset[Batch]:
+        """A client's own images: a `.npz` file with `images` (n × 64, or n × 8 × 8, from 0 to 16) and `labels` (n)."""
+        return TensorDataset(*_read(path))
+
     def test_data(self) -> Dataset[Batch]:
         """The 360 test images."""
         return _subset(_split()[0])
@@ -73,6 +79,28 @@ class Digits(Task):
         images, labels = batch
         right: Tensor = model(images).argmax(dim=1) == labels
         return right.float().mean()
+
+
+def _read(path: Path) -> tuple[Tensor, Tensor]:
+    try:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            images, labels = file["images"], file["labels"]
+    except (OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, BadZipFile) as error:
+        raise TaskError(
+            f"digits are read from a .npz file with 'images' and 'labels', but '{path}': {error}"
+        ) from error
+    if images.ndim < 2 or images[0].size != 64 or labels.shape != images.shape[:1] or images.dtype.kind not in "fiu":
+        raise TaskError(
+            f"in '{path}' images must be numbers, n × 64 or n × 8 × 8, and labels n, but they are {images.dtype} "
+            f"{images.shape} and {labels.shape}"
+        )
+    whole = labels.dtype.kind in "iu" and len(labels) > 0 and set(labels.tolist()) <= set(range(10))
+    if not (whole and 0 <= images.min() <= images.max() <= 16):
+        raise TaskError(
+            f"in '{path}' there must be pixels from 0 to 16 and labels from 0 to 9, but there are others, or none"
+        )
+    scaled = torch.from_numpy(images.reshape(len(images), 64) / 16).to(torch.float32)
+    return scaled, torch.from_numpy(labels.astype(np.int64))
 
 
 @cache

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -36,6 +37,17 @@ class Task(Protocol):
     def client_data(self, client: int, clients: int) -> Dataset[Batch]:
         """The private examples of client number `client` of `clients`, as a map-style dataset with a length."""
         ...
+
+    def local_data(self, path: Path) -> Dataset[Batch]:
+        """The private examples of a deployed client, read from wherever its operator says they are.
+
+        Raises:
+            TaskError: they cannot be read; the message says which file, where, and what is wrong with it.
+        """
+        raise TaskError(
+            f"this task reads no data from a path, so '{path}' is of no use to it; give its class a local_data(path), "
+            f"or start the client with --partition"
+        )
 
     def test_data(self) -> Dataset[Batch]:
         """Held-out examples on the server, to evaluate the assembled network."""

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,3 +110,48 @@ def test_the_loss_and_the_score_of_a_known_answer() -> None:
     batch = (torch.zeros(3, 64), labels)
     assert float(task.score(sure, batch)) == pytest.approx(1 / 3)
     assert float(task.loss(sure, batch).detach()) == pytest.approx(100 / 3, rel=1e-5)
+
+
+# --- A client's own file ----------------------------------------------------------------------------------------------
+
+
+def test_a_clients_own_file_is_read(tmp_path: Path) -> None:
+    real = load_digits()
+    for images in (real.images[:40], real.data[:40], real.data[:40].astype(np.uint8)):
+        np.savez(tmp_path / "mine.npz", images=images, labels=real.target[:40])
+        inputs, labels = Digits().local_data(tmp_path / "mine.npz").tensors
+        assert torch.equal(inputs, torch.tensor(real.data[:40] / 16, dtype=torch.float32))
+        assert torch.equal(labels, torch.tensor(real.target[:40]))
+
+
+GOOD, LABELS = np.zeros((4, 64)), np.arange(4)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"images": GOOD}, "'labels"),
+        ({"images": GOOD, "labels": np.arange(3)}, r"float64 \(4, 64\) and \(3,\)"),
+        ({"images": np.zeros((4, 63)), "labels": LABELS}, "n × 64 or n × 8 × 8"),
+        ({"images": np.zeros(4), "labels": LABELS}, "n × 64 or n × 8 × 8"),
+        ({"images": GOOD.astype(str), "labels": LABELS}, "must be numbers"),
+        ({"images": GOOD + 17, "labels": LABELS}, "pixels from 0 to 16"),
+        ({"images": GOOD * np.nan, "labels": LABELS}, "pixels from 0 to 16"),
+        ({"images": GOOD, "labels": LABELS + 7}, "labels from 0 to 9"),
+        ({"images": GOOD, "labels": LABELS * 1.0}, "labels from 0 to 9"),
+        ({"images": np.array([[None] * 64], dtype=object), "labels": np.arange(1)}, "allow_pickle"),
+    ],
+)
+def test_a_file_that_is_not_right_is_refused(tmp_path: Path, arrays: dict[str, np.ndarray], said: str) -> None:
+    np.savez(tmp_path / "mine.npz", **arrays)
+    with pytest.raises(TaskError, match=said):
+        Digits().local_data(tmp_path / "mine.npz")
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 and no more"])
+def test_a_file_that_is_no_npz_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "mine.npz").write_bytes(content)
+    with pytest.raises(TaskError, match=r"read from a .npz file with 'images' and 'labels'"):
+        Digits().local_data(tmp_path / "mine.npz")
+    with pytest.raises(TaskError, match="No such file"):
+        Digits().local_data(tmp_path / "none.npz")
