@@ -60,6 +60,10 @@ class PkiError(IstFedError, RuntimeError):
     """A key, certificate, request, kit or federation's folder is missing, taken, forged, or open to others."""
 
 
+class FleetUnknown(FleetRefused):
+    """The server does not know this client's key, or not yet."""
+
+
 class Interrupted(IstFedError):
     """The run was stopped by the user after its state was saved; the message says how to resume."""
 

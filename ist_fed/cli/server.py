@@ -13,7 +13,6 @@ from ist_fed.cli.live import Live, console, print_summary
 from ist_fed.engines import jobs
 from ist_fed.engines import server as engine
 from ist_fed.engines.flower import tail
-from ist_fed.engines.nodes import listed
 from ist_fed.engines.server import Server, Site
 from ist_fed.errors import EngineError, ScenarioError
 from ist_fed.federation import Line
@@ -100,14 +99,16 @@ def status(federation: FederationFolder = DEFAULT_FOLDER, output: OutputFormat =
 @app.command()
 def nodes(federation: FederationFolder = DEFAULT_FOLDER, output: OutputFormat = Format.text) -> None:
     """Which clients are connected."""
-    home = _home(federation)
-    _alive(home)
-    found = listed(home)
+    found = [
+        {"name": node.name, "status": node.status, "node": node.node_id, "since": node.last_activated_at}
+        for node in engine.nodes(_home(federation))
+        if node.status != "unregistered"
+    ]
     if output is Format.json:
         print(json.dumps(found))
         return
     for node in found:
-        print(f"{node.get('name') or '-':24} {node['status']:12} {node['node-id']}")
+        print(f"{node['name'] or '-':24} {node['status']:12} {node['since'] or 'never connected'}")
 
 
 @app.command()

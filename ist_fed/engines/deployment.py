@@ -42,10 +42,9 @@ def deploy(
     address = f"127.0.0.1:{flower.free_port()}"
     identity, kits = _identities(folder, address, run.scenario.clients)
     home = folder / "superlink"
-    with Server(Site(home, address, identity)) as server:
+    with _clients(kits, supernode), Server(Site(home, address, identity)) as server:  # both start up at once
         jobs.add(home, run.folder)
-        with _clients(kits, supernode):
-            server.serve(lambda _, line: on_line(line), until_idle=True)
+        server.serve(lambda _, line: on_line(line), until_idle=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -50,7 +50,7 @@ from flwr.supercore.run import Run as FlowerRun
 from flwr.supercore.task_identity import TaskIdentity
 
 from ist_fed.engines.flower import OBJECT_S
-from ist_fed.errors import FleetError, FleetRefused, FleetUnreachable
+from ist_fed.errors import FleetError, FleetRefused, FleetUnknown, FleetUnreachable
 
 HEARTBEAT_S = 3.0
 """Seconds between two heartbeats."""
@@ -240,7 +240,9 @@ def explain(error: grpc.RpcError, address: str, *, plain: bool = False) -> Fleet
     code, said = error.code(), error.details() or ""
     flower = FlowerError.from_json(said)
     if flower and flower.code in _CODES:
-        return FleetRefused(f"the server at {address} refused: {_CODES[ApiErrorCode(flower.code)]}")
+        unknown = flower.code == ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED
+        kind = FleetUnknown if unknown else FleetRefused
+        return kind(f"the server at {address} refused: {_CODES[ApiErrorCode(flower.code)]}")
     for sign, reason in _REASONS.items():
         if sign in said:
             return FleetRefused(f"the server at {address} cannot be used: {reason}")

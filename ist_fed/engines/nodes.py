@@ -1,44 +1,45 @@
 """Which nodes a SuperLink admits: those that the federation approved and has not revoked."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ist_fed.engines import flower
+from ist_fed.engines.control import Control
 from ist_fed.pki import Federation
 
 
-def admit(home: Path, identity: Federation) -> None:
-    """Register the keys that were approved since the last call, and drop those that were revoked or replaced."""
-    path = home / "nodes.json"
-    known: dict[str, str] = json.loads(path.read_text()) if path.exists() and (home / "state.db").exists() else {}
-    members = {member.public_key: member.name for member in identity.clients() if member.status == "approved"}
-    new, gone = members.keys() - known.keys(), known.keys() - members.keys()
-    if not new and not gone:
-        return
-    with ThreadPoolExecutor(4) as pool:  # each starts a program
-        registered = pool.map(lambda key: (key, _register(home, key, members[key])), sorted(new))
-        left = pool.map(lambda key: _unregister(home, known[key]), sorted(gone))
-        known = {key: node for key, node in known.items() if key not in gone} | dict(registered)
-        list(left)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(known))
-    temporary.replace(path)
+class Admission:
+    """Keeps a SuperLink's nodes in step with a federation's members.
 
+    Args:
+        home: of the server; who is registered is written down in it.
+        identity: the federation; None admits whoever comes, and there is nothing to do.
+    """
 
-def listed(home: Path) -> list[dict[str, object]]:
-    """Every node that the SuperLink of a home knows, as Flower describes it."""
-    return list(flower.flwr(["supernode", "ls", flower.LINK], home)["nodes"])
+    def __init__(self, home: Path, identity: Federation | None) -> None:
+        self._path, self._identity = home / "nodes.json", identity
+        lost = not (home / "state.db").exists()  # the SuperLink has forgotten everyone
+        self._known: dict[str, int] = {} if lost or not self._path.exists() else json.loads(self._path.read_text())
 
+    def differs(self) -> bool:
+        """Whether someone was approved, revoked, or given a new key since the last `update`."""
+        return self._members().keys() != self._known.keys()
 
-def _register(home: Path, key: str, name: str) -> str:
-    file = home / f"{name}.pub"
-    file.write_text(key + "\n")
-    try:
-        return str(flower.flwr(["supernode", "register", str(file), flower.LINK, "--name", name], home)["node-id"])
-    finally:
-        file.unlink()
+    def update(self, control: Control) -> None:
+        """Register the keys that are new, and drop those that are no longer to be admitted."""
+        members = self._members()
+        for key in self._known.keys() - members.keys():
+            control.unregister(self._known.pop(key))
+            self._write()
+        for key in members.keys() - self._known.keys():
+            self._known[key] = control.register(key, members[key])
+            self._write()
 
+    def _members(self) -> dict[str, str]:
+        """Public key → name."""
+        members = self._identity.clients() if self._identity else []
+        return {member.public_key: member.name for member in members if member.status == "approved"}
 
-def _unregister(home: Path, node: str) -> None:
-    flower.flwr(["supernode", "unregister", node, flower.LINK], home)
+    def _write(self) -> None:
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(self._known))
+        temporary.replace(self._path)

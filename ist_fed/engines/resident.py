@@ -17,12 +17,13 @@ from flwr.supercore.run import Run as FlowerRun
 
 from ist_fed.engines.apps import Config, defaults, installed_app
 from ist_fed.engines.fleet import Fleet
-from ist_fed.errors import FleetRefused, FleetUnreachable
+from ist_fed.errors import FleetRefused, FleetUnknown, FleetUnreachable
 
 logger = logging.getLogger("ist_fed")
 
 _POLL_S, _IDLE_S = 0.3, 1.0  # between two questions for work: while a run goes on, and after a while without
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0  # after a failure of the network
+_ADMISSION_S = 60.0  # in which a server comes to know a client
 _APP_RAISED = 2  # Flower's error code for an exception in a ClientApp
 
 Answer = TypeVar("Answer")
@@ -59,7 +60,7 @@ class Resident:
         Raises:
             FleetRefused: the server will not have this node.
         """
-        self._node = self._insist(self._fleet.join) or 0
+        self._node = self._insist(self._join) or 0
         if self._stop.is_set():
             return
         logger.info("connected to %s as node %d", self._fleet.address, self._node)
@@ -71,6 +72,18 @@ class Resident:
                 last = time.monotonic()
             else:
                 self._stop.wait(_POLL_S if time.monotonic() - last < 30 else _IDLE_S)
+
+    def _join(self) -> int:
+        """Join; a server that starts with this client may not know it for a moment."""
+        deadline = time.monotonic() + _ADMISSION_S
+        while True:
+            try:
+                return self._fleet.join()
+            except FleetUnknown as error:
+                if time.monotonic() > deadline or self._stop.is_set():
+                    raise
+                logger.warning("%s; trying for a minute", error)
+                self._stop.wait(_ADMISSION_S / 20)
 
     def _answer(self, message: Message) -> None:
         """Work, and send the reply; while there is no network it is kept, and nothing else is taken up."""

@@ -17,8 +17,11 @@ from pathlib import Path
 from subprocess import Popen
 from types import TracebackType
 
+from flwr.proto.node_pb2 import NodeInfo
+
 from ist_fed.engines import flower, jobs
-from ist_fed.engines.nodes import admit
+from ist_fed.engines.control import connected
+from ist_fed.engines.nodes import Admission
 from ist_fed.engines.refusals import Refusals
 from ist_fed.errors import EngineError, Interrupted, RoundError, RunError
 from ist_fed.federation import Line
@@ -68,6 +71,7 @@ class Server:
     def __init__(self, site: Site) -> None:
         self.site, self._home = site, site.home.absolute()
         self._programs: list[Popen[bytes]] = []
+        self._reach: tuple[int, Path | None] = (0, None)  # port of the Control API, and whom to trust there
         self._current: _Work | None = None
 
     def __enter__(self) -> "Server":
@@ -91,7 +95,8 @@ class Server:
     def _start(self) -> None:
         port, identity = flower.free_port(), self.site.identity
         ca = identity.ca_certificate.absolute() if identity else None
-        flower.write_link(self._home, port, ca)
+        self._reach = (port, ca)
+        self._admission = Admission(self._home, identity)
         link = [
             sys.executable,
             "-m",
@@ -111,7 +116,7 @@ class Server:
         executor = ["flower-superexec", "--runtime-api-address", f"127.0.0.1:{port}", *trust]
         executor += ["--parent-pid", str(os.getpid())]
         self._programs.append(flower.start(executor, self._home, "superexec.log"))
-        told = {"process": os.getpid(), "fleet": self.site.fleet, "tls": ca is not None, "since": time.time()}
+        told = {"process": os.getpid(), "fleet": self.site.fleet, "control": port, "ca": str(ca) if ca else None}
         _file(self._home).write_text(json.dumps(told))
         self._admit()
 
@@ -132,8 +137,9 @@ class Server:
         self._programs = []
 
     def _admit(self) -> None:
-        if self.site.identity is not None:
-            admit(self._home, self.site.identity)
+        if self._admission.differs():
+            with connected(*self._reach) as control:
+                self._admission.update(control)
 
     # --- The work -----------------------------------------------------------------------------------------------------
 
@@ -212,13 +218,14 @@ class Server:
     def _submit(self, work: "_Work") -> None:
         run = work.run
         forget(run)
-        config = {
+        config: dict[str, str | bool] = {
             "scenario": run.scenario.to_toml(),
             "set": "",
             "run": str(run.folder.absolute()),
             "resume": run.has_checkpoint(),
         }
-        flower.submit(self._home, config)
+        with connected(*self._reach) as control:
+            control.start(config)
         work.submitted = time.monotonic()
 
     def _again(self, work: "_Work", why: str) -> None:
@@ -273,6 +280,19 @@ def about(home: Path) -> dict[str, object] | None:
         os.kill(said["process"], 0)
         return dict(said)
     return None
+
+
+def nodes(home: Path) -> list[NodeInfo]:
+    """Every node that the server in a home knows, as Flower describes it.
+
+    Raises:
+        EngineError: there is no server.
+    """
+    said = about(home)
+    if said is None:
+        raise EngineError(f"no server works in '{home}'; start one with `ist-fed server start`")
+    with connected(int(str(said["control"])), Path(str(said["ca"])) if said["ca"] else None) as control:
+        return control.nodes()
 
 
 def ask_to_stop(home: Path) -> None:

@@ -59,7 +59,7 @@ class Digits(Task):
 
     def local_data(self, path: Path) -> Dataset[Batch]:
         """A client's own images: a `.npz` file with `images` (n × 64, or n × 8 × 8, from 0 to 16) and `labels` (n)."""
-        return TensorDataset(*_read(path))
+        return cast(Dataset[Batch], TensorDataset(*_read(path)))
 
     def test_data(self) -> Dataset[Batch]:
         """The 360 test images."""

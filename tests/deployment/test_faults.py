@@ -1,6 +1,7 @@
 """What happens to a run when processes are killed, stopped, cut off or restarted: real ones, over gRPC and TLS."""
 
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -87,8 +88,6 @@ def test_a_superlink_that_is_killed_is_started_again(local: Local) -> None:
     server = local.server(LONG)
     local.client(0), local.client(1)
     local.wait(lambda: len(local.lines()) >= 1)
-    import subprocess
-
     subprocess.run(["pkill", "-KILL", "-P", str(server.pid), "-f", "superlink"], check=True)
     local.wait(lambda: server.poll() is not None, 240)
     assert server.returncode == 0

@@ -8,7 +8,7 @@ import pytest
 from flwr.supercore.error import ApiErrorCode
 
 from ist_fed.engines.fleet import explain
-from ist_fed.errors import FleetRefused, FleetUnreachable
+from ist_fed.errors import FleetRefused, FleetUnknown, FleetUnreachable
 
 PRIVATE = {  # module → name → arguments that are passed by name or position; a later Flower may have others
     "flwr.client.grpc_rere_client.node_auth_client_interceptor": {"NodeAuthClientInterceptor": 2},
@@ -24,7 +24,11 @@ PRIVATE = {  # module → name → arguments that are passed by name or position
         "make_push_object_fn_protobuf": 4,
     },
     "flwr.supercore.inflatable.inflatable_utils": {"pull_and_inflate_object_from_tree": 3, "push_objects": 2},
-    "flwr.supercore.interceptors": {"RuntimeVersionClientInterceptor": 1},
+    "flwr.supercore.interceptors": {"RuntimeVersionClientInterceptor": 1, "RuntimeVersionHttpInterceptor": 1},
+    "flwr.supercore.control": {"ControlHttpClient": 1},
+    "flwr.cli.build": {"build_fab_from_disk": 1},
+    "flwr.cli.install": {"install_from_fab": 3},
+    "flwr.clientapp.utils": {"get_load_client_app_fn": 3},
     "flwr.supercore.primitives.asymmetric": {"public_key_to_bytes": 1},
     "flwr.supercore.task_identity": {"TaskIdentity": 0},
     "flwr.server.superlink.fleet.grpc_rere.node_auth_server_interceptor": {"_unary_unary_rpc_terminator": 1},
@@ -80,7 +84,7 @@ FLOWER = '{"code": %d, "public_message": "m"}'
         (Failed(grpc.StatusCode.PERMISSION_DENIED, "something else"), FleetRefused, "something else"),
         (
             Failed(grpc.StatusCode.INTERNAL, FLOWER % ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED),
-            FleetRefused,
+            FleetUnknown,
             "does not know this client's key, or has revoked it",
         ),
         (Failed(grpc.StatusCode.INTERNAL, FLOWER % ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED), FleetRefused, "is over"),

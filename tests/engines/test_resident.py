@@ -11,12 +11,12 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from ist_fed.engines import resident
 from ist_fed.engines.resident import Resident
-from ist_fed.errors import FleetRefused, FleetUnreachable
+from ist_fed.errors import FleetRefused, FleetUnknown, FleetUnreachable
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_POLL_S", "_IDLE_S", "_FIRST_WAIT_S", "_LONGEST_WAIT_S"):
+    for name in ("_POLL_S", "_IDLE_S", "_FIRST_WAIT_S", "_LONGEST_WAIT_S", "_ADMISSION_S"):
         monkeypatch.setattr(resident, name, 0.001)
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 7
 
@@ -113,6 +113,14 @@ def test_what_it_holds_is_finished_before_it_stops() -> None:
 
     served(network, told)
     assert [reply.metadata.reply_to_message_id for reply in network.pushed] == ["m1"]
+
+
+def test_a_server_that_does_not_know_it_yet_is_asked_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resident, "_ADMISSION_S", 0.1)
+    unknown = FleetUnknown("unknown")
+    assert len(served(Network([message(1)], joins=[unknown, unknown, 7]), echo).pushed) == 1
+    with pytest.raises(FleetUnknown):
+        served(Network([], joins=[unknown] * 1000), echo)
 
 
 def test_a_server_that_refuses_ends_it() -> None:
