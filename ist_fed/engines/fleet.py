@@ -223,7 +223,8 @@ _REASONS = {
     "Invalid signature": "the key that this client shows is not its own; start it with its own kit",
 }
 _CODES = {
-    ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED: f"it does not know this client's key, or has revoked it; {_APPROVE}",
+    ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED: "it does not know this client's key, has revoked it, or "
+    f"hears of another process with the same key; {_APPROVE}, or stop the other",
     ApiErrorCode.FLEET_SUPERNODE_REGISTRATION_DISABLED: "it admits approved clients only; start this one with its kit",
     ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED: "the run is over",
 }

@@ -52,5 +52,7 @@ class Refusals:
         for member in self._identity.clients() if self._identity else []:
             key = load_ssh_public_key(member.public_key.encode())
             if pem.strip() == key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode().strip():
-                return {"who": f"client '{member.name}'", "why": f"it is {member.status}"}
+                revoked = member.status == "revoked"
+                why = "it was revoked" if revoked else "a process with the same key was heard of less than 20 s ago"
+                return {"who": f"client '{member.name}'", "why": why}
         return {"who": "a client with an unknown key", "why": "approve its request with `ist-fed provision approve`"}

@@ -85,7 +85,7 @@ FLOWER = '{"code": %d, "public_message": "m"}'
         (
             Failed(grpc.StatusCode.INTERNAL, FLOWER % ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED),
             FleetUnknown,
-            "does not know this client's key, or has revoked it",
+            "does not know this client's key, has revoked it",
         ),
         (Failed(grpc.StatusCode.INTERNAL, FLOWER % ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED), FleetRefused, "is over"),
     ],

@@ -99,7 +99,7 @@ def test_refusals_become_sentences_once_a_look(tmp_path: Path) -> None:
         file.write("I1122 ssl_transport_security.cc] Handshake failed with error SSL: WRONG_VERSION_NUMBER: x\n" * 3)
         file.write("WARN turned a node away: Invalid timestamp\nWARN turned a node away: Invalid signature\nhalf a li")
     assert refusals.new() == [
-        "client 'alice' was turned away: it is revoked",
+        "client 'alice' was turned away: it was revoked",
         "somebody who does not speak TLS was turned away",
         "a client whose clock is more than 5 s ahead or 305 s behind was turned away",
         "a client was turned away: Invalid signature",
