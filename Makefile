@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow check format bench-core bench-bytes bench-tables wheel clean
+.PHONY: demo test test-slow check format test-net bench-core bench-bytes bench-round bench-net bench-memory bench-tables wheel clean
 
 demo: $(INSTALLED) ## train on real digits and show where the report is
 	rm -rf runs/demo
@@ -16,6 +16,9 @@ test: $(INSTALLED) ## the test suite; under ten minutes on two cores
 
 test-slow: $(INSTALLED) ## also what starts Flower's own processes
 	$(BIN)/python -m pytest -m slow
+
+test-net: $(INSTALLED) ## server and clients on hosts of their own (network namespaces); needs root, else says so
+	$(BIN)/python -m pytest -m net -rs tests/net
 
 check: $(INSTALLED) ## style and types
 	$(BIN)/ruff check .
@@ -33,6 +36,18 @@ bench-core: $(INSTALLED) ## speed of cutting, merging, and of a round's overhead
 
 bench-bytes: $(INSTALLED) ## bytes to 97 % and final accuracy, IST against FedAvg; about half an hour
 	$(BIN)/python benchmarks/bench_bytes.py
+	$(BIN)/python benchmarks/table.py
+
+bench-round: $(INSTALLED) ## seconds and memory of a round over gRPC and TLS, resident against stock
+	$(BIN)/python benchmarks/bench_round.py
+	$(BIN)/python benchmarks/table.py
+
+bench-net: $(INSTALLED) ## time to 97 % over slow links, against FedAvg and torch DDP; needs root
+	$(BIN)/python benchmarks/bench_net.py
+	$(BIN)/python benchmarks/table.py
+
+bench-memory: $(INSTALLED) ## a network too big for any client, under memory limits; needs root
+	$(BIN)/python benchmarks/bench_memory.py
 	$(BIN)/python benchmarks/table.py
 
 bench-tables: $(INSTALLED) ## docs/benchmarks.md from benchmarks/results/

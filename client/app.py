@@ -3,12 +3,12 @@
 from functools import cache
 from pathlib import Path
 
-from flwr.app import Context, Message
+from flwr.app import Context, Message, MetricRecord
 from flwr.clientapp import ClientApp
 
-from ist_fed.device import pick_device
+from client.data import data_of, task_of
+from client.device import machine_of
 from ist_fed.scenario import from_run_config
-from ist_fed.tasks import load_task
 from ist_fed.worker import Worker
 
 app = ClientApp()
@@ -27,14 +27,18 @@ def train(message: Message, context: Context) -> Message:
 
 
 def _worker(context: Context) -> Worker:
-    config, node = context.run_config, context.node_config
-    return _made(str(config["scenario"]), str(config["set"]), int(node["partition-id"]), int(node["num-partitions"]))
+    config = context.run_config
+    worker = _made(str(config["scenario"]), str(config["set"]), tuple(context.node_config.items()))
+    if isinstance(link := context.state.get("link"), MetricRecord):  # a resident client measures it
+        worker.link = float(str(link["bytes_per_second"]))
+    return worker
 
 
 @cache
-def _made(scenario: str, overrides: str, client: int, clients: int) -> Worker:
+def _made(scenario: str, overrides: str, node_config: tuple[tuple[str, object], ...]) -> Worker:
     """Kept while the process lives, so that data are read once."""
     described = from_run_config({"scenario": scenario, "set": overrides}, Path(__file__).parent.parent)
-    task = load_task(described.task, described.options)
-    data = task.client_data(client, clients)
-    return Worker(task, data, client=client, device=pick_device(described.device))
+    node = dict(node_config)
+    task = task_of(described, node)
+    machine = machine_of(node, described.device)
+    return Worker(task, data_of(task, node), client=int(str(node["partition-id"])), **vars(machine))

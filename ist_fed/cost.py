@@ -1,19 +1,25 @@
 """What a network costs a client: parameters, bytes, memory and arithmetic, worked out without allocating it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
+from weakref import finalize
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from ist_fed.arrays import arrays_of, build_on_meta
 from ist_fed.batches import fetch, length
-from ist_fed.errors import TaskError
+from ist_fed.device import shares_memory
+from ist_fed.errors import IstFedError, TaskError
 from ist_fed.tasks import Batch, Task
-from ist_fed.train import Training
-
-_STATE_TENSORS = {"sgd": 1, "adam": 2, "adamw": 2}  # per parameter; SGD has one only with momentum
+from ist_fed.train import Amp, Step, Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +29,9 @@ class Cost:
     Args:
         parameters: trainable numbers.
         bytes: of the whole state, buffers included: what travels one way in a round.
-        memory: bytes that training needs at its peak: state, gradients, optimiser state, activations of one batch.
+        memory: bytes that a client needs for it at its peak, where it trains: the network, gradients, the optimiser's
+            state and what it makes on the way, activations of one batch. Unless that is a GPU with memory of its own,
+            the subnet as it came and the packed reply, too.
         flops: floating-point operations of one local step, forward and backward.
     """
 
@@ -33,53 +41,102 @@ class Cost:
     flops: int
 
 
-def cost(task: Task, sizes: Mapping[str, int], training: Training) -> Cost:
-    """Work out what training the task's network at `sizes` costs.
+def cost(
+    task: Task,
+    sizes: Mapping[str, int],
+    training: Training,
+    *,
+    data: Dataset[Batch] | None = None,
+    device: torch.device | str = "cpu",
+    amp: Amp | None = None,
+) -> Cost:
+    """Work out what training the task's network at `sizes` costs, by two local steps on arrays without numbers.
 
     Args:
-        task: gives the factory, the loss, and one example to take shapes from.
+        task: gives the factory and the loss.
         sizes: units of each axis, of the full network or of a subnet.
         training: batch size and optimiser.
+        data: the client's own examples, whose shape counts and of which a batch has no more than there are; by
+            default the test data, taken to be many.
+        device: where it would be trained.
+        amp: mixed precision.
 
     Raises:
-        TaskError: the network's loss cannot be worked out on torch's meta device.
+        AxesError: the factory cannot build at these sizes.
+        TaskError: there is no example, or the loss asks for numbers where there are only shapes.
     """
-    model = build_on_meta(task.build, sizes).train()
-    parameters = sum(p.numel() for p in model.parameters())
-    weights = sum(p.nbytes for p in model.parameters())
+    device = torch.device(device)
+    model = build_on_meta(task.build, sizes)
     state = sum(array.nbytes for array in arrays_of(model).values())
-    copies = 0 if training.optimizer == "sgd" and not training.momentum else _STATE_TENSORS[training.optimizer]
-    activations, flops = _step(task, model, _meta_batch(task, training.batch_size))
-    memory = state + weights * (1 + copies) + activations
+    memory, flops = _two_steps(task, sizes, training, _shape_of_batch(task, training, data), device, amp)
+    if shares_memory(device):
+        # What came is held to the end. The reply is made when the optimiser is gone: first in a row, then in pieces.
+        memory = state + max(memory, 3 * state)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     return Cost(parameters=parameters, bytes=state, memory=memory, flops=flops)
 
 
-def _meta_batch(task: Task, size: int) -> Batch:
-    data = task.test_data()
-    if length(data) == 0:
-        raise TaskError("the test data must hold at least one example, to take its shape from, but it is empty")
-    one = fetch(data, torch.zeros(1, dtype=torch.int64).numpy(), torch.device("cpu"))
-    inputs, targets = (torch.empty((size, *part.shape[1:]), dtype=part.dtype, device="meta") for part in one)
-    return inputs, targets
+_Shapes = list[tuple[tuple[int, ...], torch.dtype]]
 
 
-def _step(task: Task, model: nn.Module, batch: Batch) -> tuple[int, int]:
-    """Bytes kept for the backward pass, and operations, of one step on the meta device."""
-    own = {id(array) for array in model.parameters()}
-    kept: dict[int, int] = {}
+def _shape_of_batch(task: Task, training: Training, data: Dataset[Batch] | None) -> _Shapes:
+    given = task.test_data() if data is None else data
+    if length(given) == 0:
+        raise TaskError("the data must hold at least one example, to take its shape from, but they are empty")
+    size = training.batch_size if data is None else min(training.batch_size, length(data))
+    one = fetch(given, np.zeros(1, dtype=np.int64), torch.device("cpu"))
+    return [((size, *part.shape[1:]), part.dtype) for part in one]
 
-    def keep(tensor: Tensor) -> Tensor:
-        if id(tensor) not in own:
-            kept[id(tensor)] = tensor.nbytes
-            alive.append(tensor)  # or its id could be given to another
-        return tensor
 
-    alive: list[Tensor] = []
+def _two_steps(
+    task: Task, sizes: Mapping[str, int], training: Training, shapes: _Shapes, device: torch.device, amp: Amp | None
+) -> tuple[int, int]:
+    """Bytes at the peak of two steps, for in the second the optimiser has its state from the start; FLOPs of one."""
     try:
-        with FlopCounterMode(display=False) as counter:
-            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-                loss = task.loss(model, batch)
-            loss.backward()  # type: ignore[no-untyped-call]
-    except (RuntimeError, NotImplementedError) as error:
-        raise TaskError(f"the loss must work on torch's meta device to be costed, but raised: {error}") from error
-    return sum(kept.values()), counter.get_total_flops()
+        with FakeTensorMode(allow_non_fake_inputs=True), _Watch() as watch:
+            with device:
+                model = task.build(**sizes).train()
+                inputs, targets = (torch.empty(shape, dtype=dtype) for shape, dtype in shapes)
+            # fp16 takes the memory of bf16; its scaler would ask whether numbers are finite, and there are none.
+            step = Step(model, task, training, lr=1.0, amp="bf16" if amp else None)
+            with FlopCounterMode(display=False) as counter:
+                step((inputs, targets))
+            step((inputs, targets))
+    except IstFedError:
+        raise
+    except Exception as error:  # of the task's own code
+        raise TaskError(
+            f"the network and its loss must work on arrays without numbers, as under torch.compile, to be costed, but "
+            f"raised {type(error).__name__}: {error}"
+        ) from error
+    return watch.peak, counter.get_total_flops()
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the bytes of all arrays that live, as torch makes them and lets them go."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._known: set[int] = set()
+        self._bytes = self.peak = 0
+
+    def __torch_dispatch__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        made = function(*args, **(kwargs or {}))
+        for array in tree_leaves(made):
+            if isinstance(array, Tensor):
+                self._see(array.untyped_storage())
+        return made
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        key, size = id(storage), storage.nbytes()  # a storage is the same object as long as it lives
+        if key not in self._known:
+            self._known.add(key)
+            self._bytes += size
+            self.peak = max(self.peak, self._bytes)
+            finalize(storage, self._forget, key, size).atexit = False
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.remove(key)
+        self._bytes -= size

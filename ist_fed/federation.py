@@ -59,6 +59,7 @@ def federate(
         weighting=scenario.round.weighting,
         min_nodes=scenario.round.min_clients or scenario.clients,
         min_replies=scenario.round.min_replies,
+        adapt=scenario.round.adapt,
         on_round=recorder,
     )
     if resume:
@@ -197,6 +198,7 @@ class _Recorder:
             "bytes_up": report.bytes_up,
             "clients": report.clients,
             "capacities": report.capacities,
+            "limits": report.limits,
             "merged": report.merged,
             "refused": [{"client": refused.client, "reason": refused.reason} for refused in report.refused],
             "coverage": report.coverage,

@@ -2,13 +2,18 @@
 
 import logging
 import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Literal
 
 from flwr.serverapp import Grid
 
 from ist_fed import wire
+from ist_fed.capacity import adapted
+from ist_fed.device import format_bytes
 from ist_fed.errors import RoundError, WireError
 from ist_fed.round import Client
+from ist_fed.train import Training
 
 logger = logging.getLogger("ist_fed")
 
@@ -23,10 +28,16 @@ class Roster:
     Args:
         min_nodes: how many are waited for.
         weighting: within a cohort, weigh clients by their `examples` or `uniform`ly.
+        sizes: units of each axis of the full network, of which clients say what they can hold.
+        training: how it is trained.
+        adapt: let capacities follow the times that rounds take.
     """
 
-    def __init__(self, min_nodes: int, weighting: Weighting) -> None:
-        self._min_nodes, self._weighting = min_nodes, weighting
+    def __init__(
+        self, min_nodes: int, weighting: Weighting, sizes: Mapping[str, int], training: Training, adapt: bool = False
+    ) -> None:
+        self._min_nodes, self._weighting, self._adapt = min_nodes, weighting, adapt
+        self._sizes, self._training = dict(sizes), asdict(training)
         self._known: dict[int, Client] = {}
 
     def connected(self, grid: Grid, timeout: float) -> list[Client]:
@@ -49,6 +60,20 @@ class Roster:
             logger.warning("clients should have different numbers, but some share one; each still trains its own data")
         return sorted(clients, key=lambda client: (client.number, client.node))
 
+    def learn(self, times: Mapping[int, tuple[float, float]]) -> None:
+        """Let capacities follow what a round took, if that is wanted.
+
+        Args:
+            times: node → fraction of the network's units that it held, and seconds.
+        """
+        if not self._adapt:
+            return
+        nodes = [node for node in times if node in self._known]
+        capacities = [self._known[node].capacity for node in nodes]
+        shares, seconds = [times[node][0] for node in nodes], [times[node][1] for node in nodes]
+        for node, capacity in zip(nodes, adapted(capacities, shares, seconds), strict=True):
+            self._known[node] = replace(self._known[node], capacity=capacity)
+
     def _wait(self, grid: Grid, timeout: float) -> list[int]:
         started = said = time.monotonic()
         while len(nodes := list(grid.get_node_ids())) < self._min_nodes:
@@ -67,25 +92,38 @@ class Roster:
         """Ask nodes who they are; what those that did not say gave as a reason."""
         if not nodes:
             return {}
-        questions = {node: wire.profile_question(node, timeout) for node in nodes}
+        questions = {node: wire.profile_question(node, timeout, self._sizes, self._training) for node in nodes}
         answers = list(grid.send_and_receive(list(questions.values()), timeout=timeout))
         given = {answer.metadata.reply_to_message_id: answer for answer in answers}
         silent: dict[int, str] = {}
+        steps: dict[int, tuple[float, float]] = {}
         for node, question in questions.items():
             answer = given.get(question.metadata.message_id)
             if answer is None:
                 silent[node] = "no answer in time"
                 continue
             try:
-                self._known[node] = self._client(node, wire.open_profile(answer))
+                profile = wire.open_profile(answer)
+                self._known[node], steps[node] = self._client(node, profile), (1.0, profile.step_seconds)
             except WireError as error:
                 silent[node] = str(error)
                 self._known[node] = _unknown(node)
+        self.learn(steps)
         return silent
 
     def _client(self, node: int, profile: wire.Profile) -> Client:
         weight = float(max(1, profile.examples)) if self._weighting == "examples" else 1.0
-        return Client(node=node, number=profile.client, capacity=profile.capacity, weight=weight)
+        if profile.limit < 1:
+            memory = format_bytes(profile.memory)
+            logger.info("client %d can hold %.1f %% of each axis in %s", profile.client, 100 * profile.limit, memory)
+        return Client(
+            node=node,
+            number=profile.client,
+            capacity=profile.capacity,
+            weight=weight,
+            limit=profile.limit,
+            link=profile.link,
+        )
 
 
 def _unknown(node: int) -> Client:

@@ -40,7 +40,8 @@ class RoundReport:
         round: from 1.
         arrays: the wide network after it.
         clients: the numbers of the clients that were asked, in the rule's order.
-        capacities: what they said they can hold, in the same order.
+        capacities: what their shares followed, in the same order: what they said, or what the times of rounds taught.
+        limits: largest fraction of every axis that they can hold.
         merged: how many replies were merged.
         refused: the others.
         loss: mean training loss of the merged replies that say a finite one; NaN if none does.
@@ -55,6 +56,7 @@ class RoundReport:
     arrays: dict[str, Tensor]
     clients: tuple[int, ...]
     capacities: tuple[float, ...]
+    limits: tuple[float, ...]
     merged: int
     refused: tuple[Refused, ...]
     loss: float
@@ -73,12 +75,16 @@ class Client:
         number: the client's own number, the same on every engine.
         capacity: how much it can hold, relative to the others.
         weight: its share in the mean of its cohort.
+        limit: largest fraction of every axis that it can hold.
+        link: bytes a second between it and the server; 0 if not known.
     """
 
     node: int
     number: int
     capacity: float
     weight: float
+    limit: float = 1.0
+    link: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +111,7 @@ class Round:
         self, number: int, clients: tuple[Client, ...], arrays: Arrays, axes: Axes, coverage: Coverage
     ) -> None:
         self.number, self._clients, self._coverage = number, clients, coverage
+        self.times: dict[int, tuple[Units, float]] = {}  # node → what it held, and the seconds that its round took
         self._merge = Merge(arrays, axes)
         self._pending: list[_Sent] = []
         self._refused: list[Refused] = []
@@ -156,6 +163,7 @@ class Round:
         """
         for sent in self._pending:
             self._refuse(sent, "no reply came before the deadline")
+            self.times[sent.client.node] = (sent.units, self._seconds["wait"])  # at least
         self._pending.clear()
         if len(self._refused) > _NAMED:
             logger.warning("round %d: %d more clients were refused", self.number, len(self._refused) - _NAMED)
@@ -175,6 +183,7 @@ class Round:
             arrays=arrays,
             clients=tuple(client.number for client in self._clients),
             capacities=tuple(client.capacity for client in self._clients),
+            limits=tuple(client.limit for client in self._clients),
             merged=self._merged,
             refused=tuple(self._refused),
             loss=fsum(self._losses) / len(self._losses) if self._losses else nan,
@@ -194,6 +203,9 @@ class Round:
             self._losses.append(reply.loss)
         if isfinite(reply.seconds):
             self._seconds["train"] += reply.seconds
+            link = sent.client.link
+            transfer = (sent.label.size + reply.size) / link if link else 0.0
+            self.times[sent.client.node] = (sent.units, reply.seconds + transfer)
 
     def _asked(self, message: Message) -> _Sent | None:
         """The order that a message answers; each is answered once."""

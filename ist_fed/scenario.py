@@ -28,12 +28,14 @@ class Rounds:
         min_clients: wait until so many clients are connected; 0 means all of them.
         min_replies: stop the run if a round brings fewer usable replies.
         weighting: within a cohort, weigh clients by their `examples` or `uniform`ly.
+        adapt: let shares follow the time that each client's rounds take; results then differ from run to run.
     """
 
     deadline: float = 3600.0
     min_clients: int = 0
     min_replies: int = 1
     weighting: Weighting = "examples"
+    adapt: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a value out of its range."""

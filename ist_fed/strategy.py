@@ -14,6 +14,7 @@ from torch import Tensor
 from ist_fed import wire
 from ist_fed.arrays import Arrays, Build, arrays_of, build_on_meta
 from ist_fed.axes import infer
+from ist_fed.capacity import share
 from ist_fed.coverage import Coverage
 from ist_fed.errors import RoundError
 from ist_fed.liveness import Liveness
@@ -44,6 +45,8 @@ class IndependentSubnetTraining(Strategy):
         weighting: within a cohort, weigh clients by their `examples` or `uniform`ly.
         min_nodes: wait until so many clients are connected before a round.
         min_replies: stop if a round brings fewer usable replies.
+        adapt: let shares follow the time that each client's rounds take, so that all end at once. Times differ from
+            run to run, and so do the results then: neither another engine nor a resumed run gives the same bits.
         on_round: called with the `RoundReport` after each round.
 
     Source: Yuan et al., PVLDB 15(8), 2022, algorithm 1.
@@ -62,6 +65,7 @@ class IndependentSubnetTraining(Strategy):
         weighting: Weighting = "examples",
         min_nodes: int = 1,
         min_replies: int = 1,
+        adapt: bool = False,
         on_round: Callable[[RoundReport], None] | None = None,
     ) -> None:
         if local_steps < 1 or min_nodes < 1 or min_replies < 1:
@@ -71,7 +75,7 @@ class IndependentSubnetTraining(Strategy):
         self.coverage = Coverage(self._template, self.axes, self.sizes)
         self._rule, self._local_steps, self._training = rule, local_steps, training or Training()
         self._seed, self._min_replies, self._on_round = seed, min_replies, on_round
-        self._new_roster = partial(Roster, min_nodes, weighting)
+        self._new_roster = partial(Roster, min_nodes, weighting, self.sizes, self._training, adapt)
         self._roster = self._new_roster()
         self._rounds: int | None = None  # of the whole run, for the learning rate; `start` knows it
         self._open: Round | None = None
@@ -165,7 +169,7 @@ class IndependentSubnetTraining(Strategy):
         """Open a round: deal the units out, cut, pack, address."""
         clients = {client.node: client for client in self._roster.connected(grid, timeout)}
         this = Round(number, tuple(clients.values()), arrays, self.axes, self.coverage)
-        nodes = [Node(client.node, client.capacity) for client in clients.values()]
+        nodes = [Node(client.node, client.capacity, client.limit) for client in clients.values()]
         with this.timed("assign"):
             plan = plan_round(self._rule, number, nodes, self.sizes, self._seed)
         order = {
@@ -213,6 +217,7 @@ class IndependentSubnetTraining(Strategy):
             for reply in replies:
                 this.take(reply)
         report = this.close(self._min_replies)
+        self._roster.learn({node: (share(units, self.sizes), took) for node, (units, took) in this.times.items()})
         if self._on_round is not None:
             self._on_round(report)
         return report

@@ -1,5 +1,6 @@
 """Local steps on one network. Nothing here knows of subnets."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import cos, isfinite, pi
 from typing import Any, Literal
@@ -21,6 +22,11 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
 }
+
+Amp = Literal["bf16", "fp16"]
+"""Mixed precision: the type in which the forward pass computes what gains by it. Weights stay float32."""
+
+AMP: dict[Amp, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +88,7 @@ def train(
     lr: float,
     steps: int,
     rng: np.random.Generator,
+    amp: Amp | None = None,
 ) -> float:
     """Take `steps` local steps, changing `model` in place.
 
@@ -93,6 +100,7 @@ def train(
         lr: the learning rate of this round.
         steps: local steps; every one of them counts.
         rng: draws the order of the examples.
+        amp: mixed precision.
 
     Returns:
         The mean loss over the steps.
@@ -101,21 +109,53 @@ def train(
         TrainingError: there is no example, or a loss or a weight is not finite; the message says at which step.
     """
     device = device_of(model)
-    optimizer = _optimizer(model, training, lr)
+    step = Step(model, task, training, lr, amp)
     order = batches(length(data), training.batch_size, rng)
-    losses: list[Tensor] = []  # on the device, so that it need not wait for each
     model.train()
     (own,) = rng.spawn(1)  # for dropout and the like; the order of the examples is as it would be without
     with seeded(int(own.integers(1 << 62)), device):
-        for _ in range(steps):
-            optimizer.zero_grad()
-            loss = _loss(model, task, fetch(data, next(order), device))
-            loss.backward()  # type: ignore[no-untyped-call]
-            if training.clip_norm:
-                nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
-            optimizer.step()
-            losses.append(loss.detach())
+        losses = [step(fetch(data, next(order), device)) for _ in range(steps)]  # on the device: it waits for none
+    model.zero_grad()  # whoever packs the weights needs the memory
     return _finite_mean(model, torch.stack(losses).double())
+
+
+class Step:
+    """A local step: forward, backward, clip, update.
+
+    Args:
+        model: changed in place.
+        task: gives the loss.
+        training: optimiser and clipping.
+        lr: learning rate.
+        amp: mixed precision; in `fp16` the loss is scaled up, so that small gradients do not vanish.
+    """
+
+    def __init__(self, model: nn.Module, task: Task, training: Training, lr: float, amp: Amp | None = None) -> None:
+        self._model, self._task, self._clip_norm = model, task, training.clip_norm
+        self._optimizer = _optimizer(model, training, lr)
+        kind = device_of(model).type
+        self._autocast = torch.autocast(kind, AMP[amp]) if amp else nullcontext()
+        self._scaler = torch.amp.GradScaler(kind, enabled=amp == "fp16")
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Take it on one batch, and return the loss."""
+        while True:
+            scale = self._scaler.get_scale()
+            loss = self._try(batch)
+            if not 1 <= self._scaler.get_scale() < scale:  # else the gradient was too large for fp16, and not used
+                return loss
+
+    def _try(self, batch: Batch) -> Tensor:
+        self._optimizer.zero_grad()
+        with self._autocast:
+            loss = _loss(self._model, self._task, batch)
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if self._clip_norm:
+            self._scaler.unscale_(self._optimizer)
+            nn.utils.clip_grad_norm_(self._model.parameters(), self._clip_norm)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        return loss.detach()
 
 
 def _loss(model: nn.Module, task: Task, batch: Batch) -> Tensor:
@@ -147,9 +187,16 @@ def _finite_mean(model: nn.Module, losses: Tensor) -> float:
             f"look for NaN in the data, or lower the learning rate"
         )
     for name, array in arrays_of(model).items():
-        if not array.isfinite().all():
+        if not _is_finite(array):
             raise TrainingError(
                 f"weights must stay finite, but '{name}' is not after {len(losses)} local steps; look for NaN in the "
                 f"data, or lower the learning rate"
             )
     return float(losses.mean())
+
+
+def _is_finite(array: Tensor) -> bool:
+    if not (array.is_floating_point() and array.numel()):
+        return True
+    least, most = array.aminmax()  # NaN comes through; no second array is made
+    return isfinite(least) and isfinite(most)

@@ -2,20 +2,26 @@
 
 import logging
 import time
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
 
 import torch
 from flwr.app import Message
-from torch import nn
 from torch.utils.data import Dataset
 
 from ist_fed import wire
 from ist_fed.arrays import Arrays, arrays_of, build_on_meta
 from ist_fed.batches import length
-from ist_fed.errors import IstFedError, TaskError, WireError
+from ist_fed.capacity import largest_share
+from ist_fed.cost import cost
+from ist_fed.device import format_bytes, free_memory, return_freed_memory
+from ist_fed.errors import IstFedError, TaskError, TrainingError, WireError
 from ist_fed.evaluate import network
+from ist_fed.flat import Flat
 from ist_fed.seeds import generator
 from ist_fed.tasks.task import Batch, Task
-from ist_fed.train import Training, train
+from ist_fed.train import AMP, Amp, Training, train
 
 logger = logging.getLogger("ist_fed")
 
@@ -31,6 +37,13 @@ class Worker:
         client: its number among the clients; it names its stream of random draws.
         capacity: how much it can hold, relative to the others.
         device: where it trains.
+        amp: mixed precision, `bf16` or `fp16`; its own choice, which the server does not see.
+        memory: bytes that its training may take at the peak; None takes what is free when an order comes, and 0 sets
+            no bound and does without the estimate.
+
+    Attributes:
+        link: bytes a second between it and the server, as last measured by whoever carries its messages; 0 if nobody
+            did.
     """
 
     def __init__(
@@ -41,23 +54,43 @@ class Worker:
         client: int,
         capacity: float = 1.0,
         device: torch.device | str = "cpu",
+        amp: Amp | None = None,
+        memory: int | None = 0,
     ) -> None:
         if not (client >= 0 and 0 < capacity < float("inf")):
             raise TaskError(
                 f"a client has a number from 0 and a positive capacity, but this one has {client} and {capacity}"
             )
+        if amp not in (None, *AMP) or (memory is not None and memory < 0):
+            raise TaskError(
+                f"amp must be bf16, fp16 or None, and memory not negative, but they are {amp!r} and {memory}"
+            )
         self._task, self._data, self._device = task, data, torch.device(device)
+        self._amp, self._memory = amp, memory
+        if memory != 0 and self._device.type == "cpu":
+            return_freed_memory()
+        self.link = 0.0
+        self._step_seconds = 0.0
+        self._needed: tuple[object, int] = (None, 0)
         self._shapes: tuple[dict[str, int], _Shapes] = ({}, {})  # of the last sizes, which are mostly those of the next
         self._profile = wire.Profile(client=client, examples=length(data), capacity=float(capacity))
 
     def query(self, message: Message) -> Message:
-        """Say who this client is."""
-        return wire.profile_answer(self._profile, reply_to=message)
+        """Say who this client is, and, if the server says what is to be trained, how much of it it can hold."""
+        question, memory, limit = wire.open_question(message), self._allowance(), 1.0
+        if question is not None and self._memory != 0:
+            with suppress(IstFedError):  # what is wrong is said when there is an order
+                training = _training_of(question.training)
+                limit = largest_share(question.sizes, lambda sizes: self._estimate(sizes, training) <= memory)
+        profile = replace(
+            self._profile, memory=memory, limit=limit, step_seconds=self._step_seconds, link=float(self.link)
+        )
+        return wire.profile_answer(profile, reply_to=message)
 
     def train(self, message: Message) -> Message:
         """Train the subnet of an order; what goes wrong in training is said in the reply, in words."""
         try:
-            return self._follow(wire.open_order(message), message)
+            return self._follow(message)
         except IstFedError as error:
             reason = str(error)
         except Exception as error:  # of the task's own code, or of the device
@@ -65,24 +98,25 @@ class Worker:
             reason = f"{type(error).__name__}: {error}"
         return wire.refusal_message(reason, reply_to=message)
 
-    def _follow(self, order: wire.Order, message: Message) -> Message:
-        try:
-            training = Training(**order.training)
-        except TypeError as error:
-            raise WireError(
-                f"this client cannot train as ordered: {error}; server and client must run the same version of ist_fed"
-            ) from error
-        except ValueError as error:
-            raise WireError(f"this client cannot train as ordered: {error}") from error
+    def _follow(self, message: Message) -> Message:
+        order = wire.open_order(message)
+        training = _training_of(order.training)
         rng = generator(order.seed, order.round, "batches", self._profile.client)
-        model = self._network(order.sizes, order.arrays)
+        self._check_arrays(order.sizes, order.arrays)
+        self._check_memory(order.sizes, training)
+        model = network(self._task, order.sizes, order.arrays, self._device)
+        order = replace(order, arrays=Flat((), ()))  # they are in the network now, and their memory is needed
         started = time.perf_counter()
-        loss = train(model, self._task, self._data, training, lr=order.lr, steps=order.local_steps, rng=rng)
+        loss = train(
+            model, self._task, self._data, training, lr=order.lr, steps=order.local_steps, rng=rng, amp=self._amp
+        )
         seconds = time.perf_counter() - started
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        self._step_seconds = seconds / order.local_steps / max(1, parameters) * 1e6
         return wire.reply_message(order, arrays_of(model), loss=loss, seconds=seconds, reply_to=message)
 
-    def _network(self, sizes: dict[str, int], arrays: Arrays) -> nn.Module:
-        """Build the subnet; before any memory is taken, check that it is as large as what was sent."""
+    def _check_arrays(self, sizes: dict[str, int], arrays: Arrays) -> None:
+        """Before any memory is taken: is the network as large as what was sent?"""
         if sizes != self._shapes[0]:
             self._shapes = (sizes, _shapes(arrays_of(build_on_meta(self._task.build, sizes))))
         own, sent = self._shapes[1], _shapes(arrays)
@@ -94,7 +128,49 @@ class Worker:
                 f"in {len(differing)} arrays, first '{name}': {_described(sent.get(name))} was sent and "
                 f"{_described(own.get(name))} is built; give server and client the same task and [options]"
             )
-        return network(self._task, sizes, arrays, self._device)
+
+    def _check_memory(self, sizes: dict[str, int], training: Training) -> None:
+        """Before any memory is taken: is there enough?"""
+        if self._memory == 0 or not self._profile.examples:
+            return
+        try:
+            needed, allowed = self._estimate(sizes, training), self._allowance()
+        except TaskError as error:
+            if self._memory is not None:
+                raise
+            logger.warning(
+                "client %d trains without knowing how much memory that takes: %s", self._profile.client, error
+            )
+            return
+        if needed > allowed:
+            raise TrainingError(
+                f"training this subnet takes {format_bytes(needed)} of memory at its peak, but this client "
+                f"{'has only' if self._memory is None else 'may take only'} {format_bytes(allowed)}; raise its budget "
+                f"(--memory), lower batch_size, widen the federation to more clients and groups, or narrow the network"
+            )
+
+    def _allowance(self) -> int:
+        """Bytes that training may take now; 0 if there is no bound."""
+        return free_memory(self._device) if self._memory is None else self._memory
+
+    def _estimate(self, sizes: dict[str, int], training: Training) -> int:
+        """Bytes that training takes at its peak; the last answer is kept, for the next question is mostly the same."""
+        asked = (sizes, training)
+        if asked != self._needed[0]:
+            needed = cost(self._task, sizes, training, data=self._data, device=self._device, amp=self._amp).memory
+            self._needed = (asked, needed)
+        return self._needed[1]
+
+
+def _training_of(fields: dict[str, Any]) -> Training:
+    try:
+        return Training(**fields)
+    except TypeError as error:
+        raise WireError(
+            f"this client cannot train as ordered: {error}; server and client must run the same version of ist_fed"
+        ) from error
+    except ValueError as error:
+        raise WireError(f"this client cannot train as ordered: {error}") from error
 
 
 def _shapes(arrays: Arrays) -> _Shapes:

@@ -11,14 +11,15 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS = [
     ["errors"],
-    ["seeds", "arrays", "flat", "device", "board", "tables", "pki"],
+    ["seeds", "arrays", "flat", "device", "board", "tables", "pki", "capacity"],
     ["axes", "models"],
     ["places", "tasks"],
     ["subnet", "batches"],
     ["symmetry", "coverage", "rules"],
     ["batchnorm"],
     ["train", "evaluate", "wire"],
-    ["round", "worker", "cost"],
+    ["round", "cost"],
+    ["worker"],
     ["roster", "liveness"],
     ["strategy", "scenario"],
     ["run"],

@@ -27,12 +27,16 @@ class Rig:
     """A round with some clients, and their messages."""
 
     def __init__(
-        self, *units: Units, weights: tuple[float, ...] | None = None, sizes: Mapping[str, int] = tiny.SIZES
+        self,
+        *units: Units,
+        weights: tuple[float, ...] | None = None,
+        sizes: Mapping[str, int] = tiny.SIZES,
+        link: float = 0.0,
     ) -> None:
         self.arrays = tiny.initial(TASK, sizes)
         self.coverage = Coverage(self.arrays, AXES, sizes)
         clients = [
-            Client(node=10 + i, number=i, capacity=1.0, weight=(weights or [1.0] * len(units))[i])
+            Client(node=10 + i, number=i, capacity=1.0, weight=(weights or [1.0] * len(units))[i], link=link)
             for i in range(len(units))
         ]
         self.round = Round(4, tuple(clients), self.arrays, AXES, self.coverage)
@@ -72,6 +76,21 @@ def test_what_came_back_is_merged_and_reported() -> None:
     assert (report.bytes_down, report.bytes_up) == (2 * part, 2 * part)
     assert report.seconds["train"] == 5.0
     assert report.seconds["merge"] > 0
+
+
+def test_what_each_clients_round_took_is_known_with_the_way_there_and_back() -> None:
+    rig = Rig(units(0, 1), units(2, 3), units(4), link=100.0)
+    rig.round.take(rig.reply(0, 4.0, seconds=2.0))
+    rig.round.take(rig.reply(1, 4.0, seconds=float("nan")))
+    with rig.round.timed("wait"):
+        pass
+    rig.round.close(1)
+    part = sum(array.nbytes for array in extract(rig.arrays, AXES, units(0, 1)).values())
+    held, seconds = rig.round.times[10]
+    assert held["hidden1"].tolist() == [0, 1]
+    assert seconds == 2.0 + 2 * part / 100.0
+    assert 11 not in rig.round.times  # a clock that says nothing
+    assert 0 < rig.round.times[12][1] < 1  # who did not answer took as long as was waited, at least
 
 
 def test_the_arrays_before_are_not_changed() -> None:

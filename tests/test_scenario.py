@@ -78,7 +78,7 @@ def test_every_key_can_be_set() -> None:
         rule = { name = "full" }
         training = { optimizer = "adamw", lr = 1, momentum = 0.5, weight_decay = 0.1, batch_size = 4, clip_norm = 1.0,
                      schedule = "cosine", warmup = 2 }
-        round = { deadline = 60, min_clients = 2, min_replies = 2, weighting = "uniform" }
+        round = { deadline = 60, min_clients = 2, min_replies = 2, weighting = "uniform", adapt = true }
         record = { evaluate_every = 2, checkpoint_every = 4, keep = 1, tensorboard = false }
     """.replace(",\n                     ", ", ")
     )
@@ -93,7 +93,7 @@ def test_every_key_can_be_set() -> None:
         warmup=2,
     )
     assert isinstance(scenario.training.lr, float)
-    assert scenario.round == Rounds(deadline=60.0, min_clients=2, min_replies=2, weighting="uniform")
+    assert scenario.round == Rounds(deadline=60.0, min_clients=2, min_replies=2, weighting="uniform", adapt=True)
     assert scenario.record == Record(evaluate_every=2, checkpoint_every=4, keep=1, tensorboard=False)
     assert scenario.options == {"alpha": 0.5, "nested": {"deep": [1, 2]}}
     assert scenario.make_rule() == rules.Full()

@@ -19,7 +19,7 @@ from ist_fed.batchnorm import has_batch_norm, recalibrate
 from ist_fed.errors import AxesError, TaskError, TrainingError
 from ist_fed.evaluate import evaluate, network, served
 from ist_fed.tasks.task import Batch
-from ist_fed.train import OPTIMIZERS, Training, learning_rate, train
+from ist_fed.train import AMP, OPTIMIZERS, Amp, Training, learning_rate, train
 
 CPU = torch.device("cpu")
 
@@ -219,6 +219,73 @@ class TestTrain:
 
         with pytest.raises(ValueError, match=r"^mine$"):
             trained(Broken(), tiny.TRAINING)
+
+    def test_gradients_are_let_go(self) -> None:
+        model, _ = trained(tiny.Tiny(), Training())
+        assert all(parameter.grad is None for parameter in model.parameters())
+
+
+class Steep(tiny.Tiny):
+    """A task whose gradients are `slope` times as large."""
+
+    slope = 1000.0
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return self.slope * super().loss(model, batch)
+
+
+class TestMixedPrecision:
+    def mixed(self, task: tiny.Tiny, amp: Amp, steps: int, **options: Any) -> tuple[nn.Module, float]:
+        model, rng = model_of(task), np.random.default_rng(0)
+        training = Training(lr=0.05, batch_size=8, **options)
+        return model, train(model, task, task.client_data(0, 1), training, lr=0.05, steps=steps, rng=rng, amp=amp)
+
+    def test_bf16_equals_the_plain_loop_under_autocast_bit_for_bit(self) -> None:
+        task = tiny.Tiny(norm="layer")
+        ours, loss = self.mixed(task, "bf16", 11)
+        plain, order = model_of(task), batches(30, 8, np.random.default_rng(0))
+        inputs, targets = task.client_data(0, 1).tensors
+        optimizer, losses = torch.optim.SGD(plain.parameters(), lr=0.05, momentum=0.9), []
+        for batch in islice(order, 11):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16):
+                step = functional.cross_entropy(plain(inputs[batch]), targets[batch])
+            step.backward()
+            optimizer.step()
+            losses.append(step.detach())
+        assert tiny.same(arrays_of(ours), arrays_of(plain))
+        assert loss == pytest.approx(float(torch.stack(losses).double().mean()), rel=1e-12)
+
+    @pytest.mark.parametrize("amp", ["bf16", "fp16"])
+    def test_it_computes_coarsely_and_keeps_weights_as_they_are(self, amp: Amp) -> None:
+        task, seen = tiny.Tiny(norm="none"), []
+        model = model_of(task)
+        model[1].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))  # type: ignore[index]
+        data, training = task.client_data(0, 1), Training(lr=0.05, clip_norm=1.0)
+        train(model, task, data, training, lr=0.05, steps=3, rng=np.random.default_rng(0), amp=amp)
+        assert set(seen) == {AMP[amp]}
+        assert {array.dtype for array in arrays_of(model).values()} == {torch.float32}
+        exact, _ = trained(task, training, steps=3)
+        for name, array in arrays_of(model).items():
+            torch.testing.assert_close(array, arrays_of(exact)[name], rtol=0.02, atol=2e-3)
+
+    @pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+    def test_every_step_counts_in_fp16_also_where_the_gradient_overflows_at_first(self, clip_norm: float) -> None:
+        """Torch's scaler alone would leave the weights as they were for ten steps."""
+        task = Steep(norm="none")
+        start, (ours, loss) = arrays_of(model_of(task)), self.mixed(task, "fp16", 1, clip_norm=clip_norm)
+        assert loss > 0
+        assert all(bool((array != start[name]).any()) for name, array in arrays_of(ours).items() if "weight" in name)
+
+    def test_fp16_follows_the_exact_gradient(self) -> None:
+        task = Steep(norm="none")
+        (ours, _), (exact, _) = self.mixed(task, "fp16", 1), trained(task, Training(lr=0.05, batch_size=8), steps=1)
+        for name, array in arrays_of(ours).items():
+            torch.testing.assert_close(array, arrays_of(exact)[name], rtol=0.05, atol=0.5)
+
+    def test_a_loss_that_is_not_finite_ends_and_names_the_step(self) -> None:
+        with pytest.raises(TrainingError, match="the loss must stay finite, but is nan at local step 1 of 3"):
+            self.mixed(tiny.Tiny(norm="none", poisoned=[0]), "fp16", 3)
 
 
 class TestTraining:

@@ -475,9 +475,11 @@ class TestProfiles:
         return wire.profile_question(5, 60.0)
 
     def test_round_trip_through_flowers_own_bytes(self) -> None:
-        profile = wire.Profile(client=3, examples=100, capacity=0.5)
-        answer = over_the_wire(wire.profile_answer(profile, reply_to=over_the_wire(self.ask())))
-        assert wire.open_profile(answer) == profile
+        least = wire.Profile(client=3, examples=100, capacity=0.5)
+        more = {"memory": 1 << 40, "limit": 0.25, "step_seconds": 1e-3, "link": 1.25e9}
+        for profile in (least, replace(least, **more)):
+            answer = over_the_wire(wire.profile_answer(profile, reply_to=over_the_wire(self.ask())))
+            assert wire.open_profile(answer) == profile
         assert self.ask().metadata.message_type == MessageType.QUERY
 
     @pytest.mark.parametrize(
@@ -496,6 +498,37 @@ class TestProfiles:
         message = Message(RecordDict({"node": ConfigRecord(record)}), reply_to=self.ask())
         with pytest.raises(WireError):
             wire.open_profile(message)
+
+    def test_a_client_that_says_less_is_taken_at_its_word(self) -> None:
+        record = ConfigRecord({"client": 1, "examples": 5, "capacity": 2.0, "said by a later one": 3})
+        answer = Message(RecordDict({"node": record}), reply_to=self.ask())
+        assert wire.open_profile(answer) == wire.Profile(client=1, examples=5, capacity=2.0)
+
+    @pytest.mark.parametrize("name", ["memory", "limit", "step_seconds", "link"])
+    @pytest.mark.parametrize("value", [-1, -1.0, 1e300, float("nan"), float("inf"), 1 << 62, True, "1", [1.0]])
+    def test_what_it_says_of_its_machine_must_make_sense(self, name: str, value: Any) -> None:
+        record = ConfigRecord({"client": 1, "examples": 5, "capacity": 2.0, name: value})
+        with pytest.raises(WireError, match=f"a client's {name} must be a (whole )?number from 0 to .*, but is "):
+            wire.open_profile(Message(RecordDict({"node": record}), reply_to=self.ask()))
+
+    def test_the_question_tells_what_is_to_be_trained(self) -> None:
+        training = {"optimizer": "adam", "lr": 0.1}
+        asked = over_the_wire(wire.profile_question(5, 60.0, {"a": 3, "b": 4}, training))
+        assert wire.open_question(asked) == wire.Question(sizes={"a": 3, "b": 4}, training=training)
+        assert wire.open_question(over_the_wire(self.ask())) is None
+
+    @pytest.mark.parametrize(
+        "told",
+        [
+            "", "[]", "3", "{}", '{"sizes": {}}', '{"sizes": [], "training": {}}', "[" * 10_000, 7,
+            '{"sizes": {"a": 0}, "training": {}}', '{"sizes": {"a": 1.5}, "training": {}}',
+            '{"sizes": {"a": 1}, "training": []}',
+        ],
+    )  # fmt: skip
+    def test_a_question_that_cannot_be_read_is_refused(self, told: Any) -> None:
+        question = Message(RecordDict({"node": ConfigRecord({"question": told})}), 5, MessageType.QUERY)
+        with pytest.raises(WireError, match="a question"):
+            wire.open_question(question)
 
     def test_other_answers_are_refused(self) -> None:
         for answer in (

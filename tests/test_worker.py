@@ -11,10 +11,14 @@ import tiny
 import torch
 from flwr.app import ConfigRecord, Message
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.data import TensorDataset
 
 from ist_fed import wire
 from ist_fed.arrays import arrays_of
+from ist_fed.capacity import narrowed
+from ist_fed.cost import cost
+from ist_fed.device import format_bytes
 from ist_fed.errors import TaskError, WireError
 from ist_fed.train import Training
 from ist_fed.worker import Worker
@@ -89,9 +93,104 @@ def test_each_client_draws_its_own_order_of_examples() -> None:
     assert not tiny.same(answer(one).arrays, answer(other).arrays)
 
 
+def profile_of(made: Worker, training: Training = tiny.TRAINING, sizes: Mapping[str, int] = tiny.SIZES) -> wire.Profile:
+    return wire.open_profile(made.query(wire.profile_question(5, 60.0, sizes, asdict(training))))
+
+
 def test_it_says_who_it_is() -> None:
     profile = wire.open_profile(worker(capacity=2).query(wire.profile_question(5, 60.0)))
     assert profile == wire.Profile(client=2, examples=30, capacity=2.0)
+    assert profile_of(worker(capacity=2)) == profile
+
+
+def test_it_says_how_fast_it_was_and_how_fast_its_link_is() -> None:
+    made = worker()
+    assert (profile_of(made).step_seconds, profile_of(made).link) == (0.0, 0.0)
+    reply = answer(made)
+    made.link = 2.5e6
+    parameters = sum(parameter.numel() for parameter in tiny.Tiny().build(**NARROW).parameters())
+    profile = profile_of(made)
+    assert profile.step_seconds == pytest.approx(reply.seconds / 4 / (parameters / 1e6))
+    assert profile.link == 2.5e6
+
+
+def test_mixed_precision_is_the_clients_own_choice() -> None:
+    exact, mixed = answer(worker()), answer(worker(amp="bf16"))
+    assert {array.dtype for array in mixed.arrays.values()} == {array.dtype for array in exact.arrays.values()}
+    assert not tiny.same(exact.arrays, mixed.arrays)
+    assert mixed.loss == pytest.approx(exact.loss, rel=0.05)
+
+
+class TestMemory:
+    """A subnet is trained where its estimate fits, and nowhere else."""
+
+    @pytest.fixture
+    def needed(self) -> int:
+        return cost(tiny.Tiny(), NARROW, tiny.TRAINING).memory
+
+    def test_what_fits_is_trained_and_what_does_not_is_refused_before_it_is_built(self, needed: int) -> None:
+        class Watched(tiny.Tiny):
+            def build(self, **sizes: int) -> nn.Module:
+                model = super().build(**sizes)
+                built.extend(parameter.is_meta or isinstance(parameter, FakeTensor) for parameter in model.parameters())
+                return model
+
+        built: list[bool] = []
+        assert answer(worker(memory=needed)).loss > 0
+        said = refusal(worker(Watched(), memory=needed - 1))
+        text = format_bytes(needed)
+        assert f"training this subnet takes {text} of memory at its peak, but this client may take only" in said
+        assert "(--memory), lower batch_size" in said
+        assert built
+        assert all(built), "something was built in memory"
+
+    def test_without_a_budget_what_is_free_counts_when_an_order_comes(
+        self, needed: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = worker(memory=None)
+        monkeypatch.setattr("ist_fed.worker.free_memory", lambda device: needed)
+        assert answer(made).loss > 0
+        assert profile_of(made).memory == needed
+        monkeypatch.setattr("ist_fed.worker.free_memory", lambda device: needed - 1)
+        assert f"but this client has only {format_bytes(needed - 1)}" in refusal(made)
+
+    def test_it_says_what_it_can_hold_and_trains_that(self) -> None:
+        task, sizes = tiny.Tiny(), {"hidden1": 1024, "hidden2": 1024}
+        budget = cost(task, {"hidden1": 300, "hidden2": 300}, tiny.TRAINING).memory
+        made = worker(memory=budget)
+        profile = profile_of(made, sizes=sizes)
+        assert (profile.memory, profile.limit) == (budget, 300 / 1024)
+        widest = narrowed(sizes, profile.limit)
+        assert answer(made, sizes=widest, arrays=tiny.initial(task, widest)).loss > 0
+        wider = {axis: units + 1 for axis, units in widest.items()}
+        assert "training this subnet takes" in refusal(made, sizes=wider, arrays=tiny.initial(task, wider))
+
+    def test_a_task_that_cannot_be_costed_is_trained_unless_there_is_a_budget(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Asking(tiny.Tiny):
+            def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+                loss = super().loss(model, batch)
+                return loss if loss.item() > 0 else 2 * loss
+
+        made = worker(Asking(), memory=None)
+        assert profile_of(made).limit == 1.0
+        assert answer(made).loss > 0
+        assert "client 2 trains without knowing how much memory that takes" in caplog.text
+        assert "must work on arrays without numbers" in refusal(worker(Asking(), memory=1 << 40))
+
+    def test_an_empty_share_is_said_as_always(self) -> None:
+        assert "a client needs at least one example" in refusal(worker(tiny.Tiny(examples=0), memory=1))
+
+    def test_a_question_that_makes_no_sense_sets_no_limit(self) -> None:
+        question = wire.profile_question(5, 60.0, tiny.SIZES, {"lion": 1})
+        assert wire.open_profile(worker(memory=1).query(question)).limit == 1.0
+
+
+@pytest.mark.parametrize("options", [{"amp": "fp8"}, {"memory": -1}])
+def test_a_way_of_training_that_makes_no_sense_is_refused_at_once(options: dict[str, Any]) -> None:
+    with pytest.raises(TaskError, match="amp must be bf16, fp16 or None, and memory not negative, but they are"):
+        worker(**options)
 
 
 @pytest.mark.parametrize("options", [{"client": -1}, {"capacity": 0}, {"capacity": float("nan")}, {"capacity": -1.0}])

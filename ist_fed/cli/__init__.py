@@ -8,6 +8,7 @@ from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
+import typer.core
 from rich.logging import RichHandler
 
 from ist_fed.cli.client import app as client
@@ -20,6 +21,8 @@ from ist_fed.cli.report import report
 from ist_fed.cli.server import app as server
 from ist_fed.cli.simulate import simulate
 from ist_fed.errors import Interrupted, IstFedError
+
+typer.core.HAS_RICH = False  # help is plain text; else typer escapes its brackets for rich: `\[default: auto]`
 
 app = typer.Typer(
     help="Independent Subnet Training on Flower: train a wide network on clients that only ever hold a narrow one.",

@@ -13,6 +13,7 @@ import typer
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
+from ist_fed.cli.install import install
 from ist_fed.engines.apps import Apps, Config
 from ist_fed.engines.fleet import Fleet
 from ist_fed.engines.flower import environment, free_port
@@ -21,6 +22,7 @@ from ist_fed.errors import EngineError, PkiError
 from ist_fed.pki import Kit, open_kit
 
 app = typer.Typer(help="The client: it holds the data, and trains its part of the network.", no_args_is_help=True)
+app.command()(install)
 
 
 @app.callback()

@@ -5,6 +5,7 @@ Flower's own SuperNode starts a new process for every message; this connection i
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
@@ -59,6 +60,7 @@ _INTERVAL_S = 10.0  # what is promised: the shortest that Flower allows; it give
 _CALL_S = 30.0  # a call that takes longer has met a dead network; pulling and pushing bytes have longer
 _TRANSFER_S = 3600.0
 _LARGEST = 2**31 - 1
+_TELLING = 1 << 18  # bytes from which on the time of a transfer tells the speed of the link
 
 Answer = TypeVar("Answer")
 
@@ -71,6 +73,9 @@ class Fleet:
         key: the node's private key; its public half is registered with the server.
         ca: certificate of the authority that signed the server's, in PEM; None speaks without TLS, which is for
             loopback only: then the node registers itself.
+
+    Attributes:
+        link: bytes a second of the last message that was large enough to tell; 0 before.
     """
 
     def __init__(self, address: str, key: ec.EllipticCurvePrivateKey, ca: bytes | None) -> None:
@@ -85,6 +90,7 @@ class Fleet:
         )
         self._stub = FleetStub(self._channel)
         self._node: Node | None = None
+        self.link = 0.0
         self._stopped = threading.Event()
 
     # --- Joining and leaving ------------------------------------------------------------------------------------------
@@ -146,14 +152,24 @@ class Fleet:
         if not answer.messages_list:
             return None
         tree, run = answer.message_object_trees[0], answer.messages_list[0].metadata.run_id
+        began, read = time.perf_counter(), make_pull_object_fn_protobuf(transfer(self._stub.PullObject), node, run)
+        sizes: list[int] = []
+
+        def counted(name: str) -> bytes:
+            content = read(name)
+            sizes.append(len(content))
+            return content
+
         message = pull_and_inflate_object_from_tree(
             tree,
-            make_pull_object_fn_protobuf(transfer(self._stub.PullObject), node, run),
+            counted,
             make_confirm_message_received_fn_protobuf(transfer(self._stub.ConfirmMessageReceived), node, run),
             return_type=Message,
             initial_backoff=OBJECT_S,
             backoff_cap=20 * OBJECT_S,
         )
+        if sum(sizes) >= _TELLING:
+            self.link = sum(sizes) / (time.perf_counter() - began)
         message.metadata.__dict__["_message_id"] = tree.object_id  # a message does not hold its own id
         return message
 
@@ -168,20 +184,20 @@ class Fleet:
             FleetRefused: the run is over; nobody waits for the reply any more.
             FleetError: as `join`.
         """
-        reply.metadata.__dict__["_message_id"] = reply.object_id
-        with no_object_id_recompute():
+        with no_object_id_recompute():  # to the end: outside, every id that is asked for hashes all bytes below it anew
+            reply.metadata.__dict__["_message_id"] = reply.object_id
             tree, objects = get_object_tree(reply), get_all_nested_objects(reply)
-        request = PushMessagesRequest(
-            node=self._node,
-            messages_list=[message_to_proto(remove_content_from_message(reply))],
-            message_object_trees=[tree],
-            clientapp_runtime_list=[seconds],
-        )
-        answer = self._call(self._stub.PushMessages, request)
-        send = make_push_object_fn_protobuf(
-            self._transfer(self._stub.PushObject), self._here(), reply.metadata.run_id, answer.session_id
-        )
-        push_objects(objects, send, object_ids_to_push=set(answer.objects_to_push))
+            request = PushMessagesRequest(
+                node=self._node,
+                messages_list=[message_to_proto(remove_content_from_message(reply))],
+                message_object_trees=[tree],
+                clientapp_runtime_list=[seconds],
+            )
+            answer = self._call(self._stub.PushMessages, request)
+            send = make_push_object_fn_protobuf(
+                self._transfer(self._stub.PushObject), self._here(), reply.metadata.run_id, answer.session_id
+            )
+            push_objects(objects, send, object_ids_to_push=set(answer.objects_to_push))
 
     def run(self, run_id: int) -> FlowerRun:
         """What a run is: its configuration, and the hash of its app."""
@@ -255,4 +271,6 @@ def explain(error: grpc.RpcError, address: str, *, plain: bool = False) -> Fleet
         return FleetUnreachable(f"the server at {address} cannot be reached ({said.rpartition(': ')[2]})")
     if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
         return FleetUnreachable(f"the server at {address} did not answer in time")
+    if code is grpc.StatusCode.INTERNAL:  # its database was busy for too long, say
+        return FleetUnreachable(f"the server at {address} failed over a call; its log says why")
     return FleetRefused(f"the server at {address} refused: {flower.message if flower else said}")

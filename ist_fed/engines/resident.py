@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from flwr.app import Context, Error, Message, RecordDict
+import torch
+from flwr.app import Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.supercore.run import Run as FlowerRun
 
@@ -25,6 +26,9 @@ _POLL_S, _IDLE_S = 0.3, 1.0  # between two questions for work: while a run goes 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0  # after a failure of the network
 _ADMISSION_S = 60.0  # in which a server comes to know a client
 _APP_RAISED = 2  # Flower's error code for an exception in a ClientApp
+
+LINK = "link"
+"""Record of a client's state that says how fast its link was last."""
 
 Answer = TypeVar("Answer")
 
@@ -60,6 +64,7 @@ class Resident:
         Raises:
             FleetRefused: the server will not have this node.
         """
+        _warm_up()
         self._node = self._insist(self._join) or 0
         if self._stop.is_set():
             return
@@ -90,6 +95,7 @@ class Resident:
         began = time.monotonic()
         try:
             app, context = self._run_of(message)
+            context.state[LINK] = MetricRecord({"bytes_per_second": self._fleet.link})
             reply = app(message=message, context=context)
         except Exception as error:
             logger.exception("round %s: this client could not answer", message.metadata.group_id or "-")
@@ -129,3 +135,8 @@ class Resident:
                     return None
                 self._stop.wait(wait * random.uniform(0.8, 1.2))
                 wait = min(2 * wait, _LONGEST_WAIT_S)
+
+
+def _warm_up() -> None:
+    """Let torch import now what it would with the first optimiser: seconds for which a round would wait."""
+    torch.optim.SGD([torch.zeros(1)], lr=0.0)

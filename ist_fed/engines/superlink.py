@@ -1,8 +1,11 @@
-"""Flower's SuperLink, which here also logs whom it turned away and why: `python -m ist_fed.engines.superlink …`.
+"""Flower's SuperLink, with two changes: `python -m ist_fed.engines.superlink …`.
 
-Flower tells the node only. This relies on two private names of Flower's interceptor, and does nothing else.
+It logs whom it turned away and why; Flower tells the node only. And it looks for tasks that have gone silent once a
+second; Flower does with every call, which writes to the database each time: calls wait for one another, and a round of
+a dozen clients takes seconds. This relies on two private names of Flower's interceptor and one of its state.
 """
 
+import time
 from collections.abc import Callable
 from logging import WARNING
 from typing import Any
@@ -10,7 +13,10 @@ from typing import Any
 import grpc
 from flwr.common import log
 from flwr.server.superlink.fleet.grpc_rere import node_auth_server_interceptor as interceptor
+from flwr.supercore.corestate.sql_corestate import SqlCoreState
 from flwr.superlink.cli.flower_superlink import flower_superlink
+
+_TIDY_S = 1.0
 
 MARK = "turned a node away"
 
@@ -47,6 +53,21 @@ def _telling(answer: Callable[[Any, grpc.ServicerContext], Any]) -> Callable[[An
     return told
 
 
+def tidy_seldom() -> None:
+    """Let the state look for silent tasks once a second at most."""
+    tidy = SqlCoreState._cleanup_expired_task_tokens
+    next_time = 0.0
+
+    def seldom(self: SqlCoreState) -> None:
+        nonlocal next_time
+        if (now := time.monotonic()) >= next_time:
+            next_time = now + _TIDY_S
+            tidy(self)
+
+    SqlCoreState._cleanup_expired_task_tokens = seldom  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
     tell()
+    tidy_seldom()
     flower_superlink()

@@ -19,7 +19,8 @@ def plans_of(scenario: Scenario, lines: Sequence[Line]) -> list[Plan]:
         clients = line["clients"]
         if len(set(clients)) < len(clients):
             clients = range(len(clients))  # two devices were given one number; places tell them apart
-        nodes = [Node(client, capacity) for client, capacity in zip(clients, line["capacities"], strict=True)]
+        limits = line.get("limits", [1.0] * len(clients))
+        nodes = [Node(*node) for node in zip(clients, line["capacities"], limits, strict=True)]
         plans.append(plan_round(rule, line["round"], nodes, scenario.sizes, scenario.seed))
     return plans
 

@@ -20,7 +20,8 @@ class Disjoint:
 
     With as many clients as groups everyone trains a subnet of its own. With more, clients form cohorts that train the
     same subnet and are averaged; clients of like capacity meet. With fewer, some groups rest for the round. A group's
-    share of the units follows the smallest capacity of its cohort.
+    share of the units follows the smallest capacity of its cohort, from `min_units` up to the smallest limit in it;
+    what a bound frees or takes, the other groups get or give in proportion.
 
     Args:
         groups: how many subnets the network is cut into.
@@ -57,11 +58,15 @@ class Disjoint:
         # Units first: who is there may change while a draw is kept, and must not change it.
         orders = {axis: rng.permutation(size) for axis, size in sizes.items()}
         cohorts = self._cohorts(round, nodes, rng)
-        weights = self._weights(cohorts, nodes)
+        # A group that nobody holds counts as an average client, and holds whatever it is dealt.
+        typical = float(np.mean([node.capacity for node in nodes]))
+        weights = np.array([min((node.capacity for node in cohort), default=typical) for cohort in cohorts])
+        limits = np.array([min((node.limit for node in cohort), default=1.0) for cohort in cohorts])
         subnets: list[dict[str, torch.Tensor]] = [{} for _ in range(self.groups)]
         for axis, size in sizes.items():
-            shares = _apportion(size, weights)
-            self._check_shares(axis, shares)
+            most = np.floor(limits * size).astype(np.int64)
+            self._check_limits(axis, size, most, nodes)
+            shares = _apportion(size, weights, self.min_units, most)
             for subnet, units in zip(subnets, np.split(orders[axis], np.cumsum(shares)[:-1]), strict=True):
                 subnet[axis] = torch.from_numpy(np.sort(units))  # sorted: memory is then read in order
         held = [group for group, cohort in enumerate(cohorts) if cohort]
@@ -72,17 +77,17 @@ class Disjoint:
 
     def _cohorts(self, round: int, nodes: Sequence[Node], rng: np.random.Generator) -> list[list[Node]]:
         """One cohort for each group, their numbers of clients as even as possible."""
-        # The sort is stable: equal capacities keep their random order.
-        nodes = sorted([nodes[i] for i in rng.permutation(len(nodes))], key=lambda node: -node.capacity)
+        whole = self.groups * sum(node.capacity for node in nodes) / len(nodes)
+
+        def share(node: Node) -> tuple[float, float]:
+            return min(node.capacity / whole, node.limit), node.capacity
+
+        # The sort is stable: equals keep their random order.
+        nodes = sorted([nodes[i] for i in rng.permutation(len(nodes))], key=share, reverse=True)
         bounds = [group * len(nodes) // self.groups for group in range(self.groups + 1)]
         cohorts = [list(nodes[start:end]) for start, end in pairwise(bounds)]
         shift = (round - 1) % self.keep % self.groups if self.rotate else 0
         return [*cohorts[shift:], *cohorts[:shift]]
-
-    def _weights(self, cohorts: list[list[Node]], nodes: Sequence[Node]) -> np.ndarray:
-        """What each group's share is proportional to; a group that nobody holds counts as an average client."""
-        typical = float(np.mean([node.capacity for node in nodes]))
-        return np.array([min((node.capacity for node in cohort), default=typical) for cohort in cohorts])
 
     def _check_width(self, sizes: Mapping[str, int]) -> None:
         axis, size = min(sizes.items(), key=lambda item: item[1])
@@ -93,18 +98,39 @@ class Disjoint:
                 f"'{axis}' to {self.groups * self.min_units}, or lower min_units"
             )
 
-    def _check_shares(self, axis: str, shares: np.ndarray) -> None:
-        if shares.min() < self.min_units:
+    def _check_limits(self, axis: str, size: int, most: np.ndarray, nodes: Sequence[Node]) -> None:
+        if most.min() < self.min_units:
+            weakest = min(nodes, key=lambda node: node.limit)
             raise RuleError(
-                f"the weakest client's share of axis '{axis}' would be {shares.min()} units, fewer than "
-                f"min_units={self.min_units} (shares: {shares.tolist()}); leave it out, raise its capacity, widen "
-                f"'{axis}', or lower min_units"
+                f"every client must be able to hold min_units={self.min_units} units of every axis, but the memory of "
+                f"node {weakest.id} holds {most.min()} of axis '{axis}'; leave it out, raise its budget, lower "
+                f"batch_size, or lower min_units"
+            )
+        if most.sum() < size:
+            alone = sum(int(node.limit * size) for node in nodes)  # if each client had a group of its own
+            more_groups = (
+                f"use {len(nodes)} groups, which hold {alone}, " if alone >= size else "add clients and groups, "
+            )
+            raise RuleError(
+                f"the clients must together hold all {size} units of axis '{axis}', but the memory of {self.groups} "
+                f"groups holds {most.sum()}, {size - most.sum()} too few (group by group: {most.tolist()}); "
+                f"{more_groups}raise the clients' budgets, lower batch_size, or narrow '{axis}'"
             )
 
 
-def _apportion(size: int, weights: np.ndarray) -> np.ndarray:
-    """Whole shares that sum to `size`, each within one unit of its exact share (largest remainders; Hamilton)."""
+def _apportion(size: int, weights: np.ndarray, least: int, most: np.ndarray) -> np.ndarray:
+    """Whole shares that sum to `size`, in proportion to `weights` within their bounds, each within one unit of exact.
+
+    By largest remainders (Hamilton). What a bound frees or takes is shared in proportion by those within theirs.
+    """
     exact = size * weights / weights.sum()
+    fixed = np.zeros(len(weights), dtype=bool)
+    while ((bounded := exact.clip(least, most)) != exact).any():
+        excess = bounded - exact
+        # Lower and upper bounds pull against each other; only those that prevail are sure to hold at the end.
+        fixed |= (excess > 0) & (excess.sum() >= 0) | (excess < 0) & (excess.sum() <= 0)
+        exact[fixed] = bounded[fixed]
+        exact[~fixed] = (size - exact[fixed].sum()) * weights[~fixed] / weights[~fixed].sum()
     shares: np.ndarray = np.floor(exact).astype(np.int64)
     short = size - int(shares.sum())
     shares[np.argsort(-(exact - shares), kind="stable")[:short]] += 1

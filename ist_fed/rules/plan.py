@@ -18,11 +18,13 @@ class Node:
 
     Args:
         id: Flower's node id.
-        capacity: how much it can hold, relative to the others; only ratios count.
+        capacity: how much it should hold, relative to the others; only ratios count.
+        limit: largest fraction of every axis that it can hold.
     """
 
     id: int
     capacity: float = 1.0
+    limit: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def check_nodes(nodes: Sequence[Node]) -> None:
     """Refuse what no rule can plan for.
 
     Raises:
-        RuleError: no node, one node twice, or a capacity that is not positive.
+        RuleError: no node, one node twice, a capacity that is not positive, or a limit that is no fraction.
     """
     if not nodes:
         raise RuleError("a round needs at least one client, but none is connected")
@@ -99,3 +101,5 @@ def check_nodes(nodes: Sequence[Node]) -> None:
     for node in nodes:
         if not 0 < node.capacity < float("inf"):
             raise RuleError(f"a capacity must be positive, but node {node.id} reports {node.capacity}")
+        if not 0 <= node.limit <= 1:
+            raise RuleError(f"a limit must lie between 0 and 1, but node {node.id} reports {node.limit}")

@@ -2,7 +2,7 @@
 
 from ist_fed.wire.order import Order, new_nonce, open_order, order_message
 from ist_fed.wire.parcel import Label, Parcel, pack, unpack
-from ist_fed.wire.profile import Profile, open_profile, profile_answer, profile_question
+from ist_fed.wire.profile import Profile, Question, open_profile, open_question, profile_answer, profile_question
 from ist_fed.wire.records import from_record, to_record
 from ist_fed.wire.reply import Reply, open_reply, refusal_message, reply_message
 
@@ -11,11 +11,13 @@ __all__ = [
     "Order",
     "Parcel",
     "Profile",
+    "Question",
     "Reply",
     "from_record",
     "new_nonce",
     "open_order",
     "open_profile",
+    "open_question",
     "open_reply",
     "order_message",
     "pack",

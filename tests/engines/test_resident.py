@@ -30,7 +30,7 @@ def message(number: int) -> Message:
 class Network:
     """Stands for the connection: gives what the script says, raises what is an exception."""
 
-    address = "host:9092"
+    address, link = "host:9092", 5.0
 
     def __init__(self, script: list[Any], pushes: list[Any] | None = None, joins: list[Any] | None = None) -> None:
         self._script, self._pushes, self._joins = iter(script), iter(pushes or []), iter(joins or [])
@@ -72,6 +72,7 @@ def served(network: Network, answer: Callable[[Message, Context], Message]) -> N
 
 
 def echo(message: Message, context: Context) -> Message:
+    assert context.state["link"] == {"bytes_per_second": 5.0}
     assert (context.node_id, context.node_config, context.run_config["mine"]) == (7, {"partition-id": 3}, 1)
     return Message(RecordDict(), reply_to=message)
 

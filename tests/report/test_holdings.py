@@ -37,6 +37,12 @@ def test_plans_drawn_again_are_those_of_training(rule: dict[str, Any]) -> None:
             assert all(torch.equal(one[axis], other[axis]) for axis in one)
 
 
+def test_plans_are_drawn_again_with_what_clients_could_hold() -> None:
+    scenario = replace(SCENARIO, sizes={"h": 64}, rule={"name": "disjoint", "groups": 2, "min_units": 2})
+    (plan,) = plans_of(scenario, [{"round": 1, "clients": [0, 1], "capacities": [1.0, 1.0], "limits": [0.25, 1.0]}])
+    assert {client: len(units["h"]) for client, units in plan.items()} == {0: 16, 1: 48}
+
+
 def test_an_axis_left_out_of_a_subnet_is_held_whole() -> None:
     assert held(fake({"a": [1]}, {}), "a", 3).tolist() == [[False, True, False], [True, True, True]]
 

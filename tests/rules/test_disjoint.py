@@ -166,6 +166,67 @@ def test_a_kept_draw_never_gives_a_weak_client_a_strong_ones_share() -> None:
         assert shares == {10: 48, 11: 16}
 
 
+# --- Bounds -----------------------------------------------------------------------------------------------------------
+
+
+def bounded(size: int, weights: list[float], least: int, most: list[int]) -> list[float]:
+    """The oracle: shares in proportion to the weights, each cut off at its bounds, at the level where they fill up."""
+    low, high = 0.0, 2 * size / min(weights)
+    for _ in range(200):
+        level = (low + high) / 2
+        cut = [min(max(level * weight, least), top) for weight, top in zip(weights, most, strict=True)]
+        low, high = (level, high) if sum(cut) < size else (low, level)
+    return cut
+
+
+limited = st.lists(st.tuples(st.integers(1, 40).map(float), st.integers(1, 16).map(lambda n: n / 16)), min_size=1)
+
+
+@given(limited, st.integers(30, 300), st.integers(1, 5), seeds)
+def test_shares_follow_capacities_within_what_a_subnet_needs_and_its_holder_can_hold(
+    clients: list[tuple[float, float]], size: int, min_units: int, seed: int
+) -> None:
+    nodes = [Node(i, capacity, limit) for i, (capacity, limit) in enumerate(clients)]
+    rule = Disjoint(groups=len(nodes), min_units=min_units)
+    most = {node.id: int(node.limit * size) for node in nodes}
+    possible = sum(most.values()) >= size >= len(nodes) * min_units and min(most.values()) >= min_units
+    if not possible:
+        with pytest.raises(RuleError):
+            rule(1, nodes, {"h": size}, generator(seed))
+        return
+    plan = rule(1, nodes, {"h": size}, generator(seed))
+    shares = {node: len(units["h"]) for node, units in plan.items()}
+    assert sum(shares.values()) == size
+    ids = list(shares)
+    exact = bounded(size, [nodes[id].capacity for id in ids], min_units, [most[id] for id in ids])
+    for id, quota in zip(ids, exact, strict=True):
+        assert min_units <= shares[id] <= most[id]
+        assert abs(shares[id] - quota) < 1 + 1e-6
+
+
+def test_what_a_client_cannot_hold_goes_to_those_with_room_in_proportion() -> None:
+    nodes = [Node(0, 4.0, 0.25), Node(1, 2.0), Node(2, 1.0)]
+    plan = Disjoint(groups=3, min_units=1)(1, nodes, {"h": 120}, generator(0))
+    assert {node: len(units["h"]) for node, units in plan.items()} == {0: 30, 1: 60, 2: 30}
+
+
+def test_a_weak_client_gets_min_units() -> None:
+    plan = Disjoint(groups=2)(1, nodes_of([10.0, 1.0]), {"h": 100}, generator(0))
+    assert {node: len(units["h"]) for node, units in plan.items()} == {10: 84, 11: 16}
+
+
+def test_a_cohort_holds_what_its_smallest_client_can() -> None:
+    nodes = [Node(0, 1.0, 0.25), Node(1), Node(2, 1.0, 0.25), Node(3)]
+    plan = Disjoint(groups=2, min_units=1)(1, nodes, {"a": 64, "b": 32}, generator(0))
+    assert [sorted(cohort) for cohort in plan.cohorts] == [[1, 3], [0, 2]]  # clients of like limits meet
+    assert [[len(units["a"]), len(units["b"])] for units in plan.subnets] == [[48, 24], [16, 8]]
+
+
+def test_what_nobody_can_hold_rests() -> None:
+    plan = Disjoint(groups=2, min_units=1)(1, [Node(0, 1.0, 0.125)], {"h": 64}, generator(0))
+    assert [len(units["h"]) for units in plan.subnets] == [8]
+
+
 # --- What is refused --------------------------------------------------------------------------------------------------
 
 
@@ -181,11 +242,6 @@ def test_more_groups_than_units_says_what_would_do() -> None:
 def test_what_the_message_proposes_would_do() -> None:
     plan_of(Disjoint(groups=6, min_units=16), 8, {"hidden2": 100})
     plan_of(Disjoint(groups=8, min_units=16), 8, {"hidden2": 128})
-
-
-def test_a_client_too_weak_for_min_units_is_named_by_its_share() -> None:
-    with pytest.raises(RuleError, match=r"share of axis 'h' would be 9 units, fewer than min_units=16 .*\[91, 9\]"):
-        Disjoint(groups=2)(1, nodes_of([10.0, 1.0]), {"h": 100}, generator(0))
 
 
 @pytest.mark.parametrize(("groups", "min_units"), [(0, 1), (-1, 1), (1, 0)])
@@ -217,3 +273,22 @@ def test_keeping_a_draw_for_one_round_is_the_paper() -> None:
     nodes, sizes = nodes_of([1.0] * 4), {"a": 32}
     one, two = (plan_round(Disjoint(groups=4, min_units=1), round, nodes, sizes, seed=0) for round in (1, 2))
     assert not one.subnets[0]["a"].equal(two.subnets[0]["a"])
+
+
+def test_a_network_that_does_not_fit_says_what_is_missing_and_what_would_do() -> None:
+    nodes = [Node(i, 1.0, 0.25) for i in range(5)]
+    with pytest.raises(RuleError) as refused:
+        Disjoint(groups=3, min_units=1)(1, nodes, {"h": 100}, generator(0))
+    assert str(refused.value) == (
+        "the clients must together hold all 100 units of axis 'h', but the memory of 3 groups holds 75, 25 too few "
+        "(group by group: [25, 25, 25]); use 5 groups, which hold 125, raise the clients' budgets, lower batch_size, "
+        "or narrow 'h'"
+    )
+    Disjoint(groups=5, min_units=1)(1, nodes, {"h": 100}, generator(0))  # what it proposes would do
+    with pytest.raises(RuleError, match=r"25 too few .*; add clients and groups, raise the clients' budgets"):
+        Disjoint(groups=3, min_units=1)(1, nodes[:3], {"h": 100}, generator(0))
+
+
+def test_a_client_whose_memory_is_too_small_for_min_units_is_named() -> None:
+    with pytest.raises(RuleError, match=r"min_units=16 units of every axis, but the memory of node 1 holds 9 of axis"):
+        Disjoint(groups=2)(1, [Node(0), Node(1, 1.0, 0.0900001)], {"h": 100}, generator(0))

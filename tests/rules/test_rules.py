@@ -118,6 +118,9 @@ def test_a_node_that_holds_nothing_is_not_in_the_plan(rule: Rule) -> None:
         ([Node(1, -1.0)], "capacity must be positive"),
         ([Node(1, float("nan"))], "capacity must be positive"),
         ([Node(1, float("inf"))], "capacity must be positive"),
+        ([Node(1, 1.0, -0.1)], "limit must lie between 0 and 1, but node 1 reports -0.1"),
+        ([Node(1, 1.0, 1.1)], "limit must lie between 0 and 1"),
+        ([Node(1, 1.0, float("nan"))], "limit must lie between 0 and 1"),
     ],
 )
 def test_nodes_that_no_rule_can_plan_for_are_refused(rule: Rule, nodes: list[Node], message: str) -> None:

@@ -1,0 +1,117 @@
+"""Who is connected, what each can hold, and how shares come to follow what rounds take."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+import tiny
+from flwr.app import Message
+
+from ist_fed import rules, wire
+from ist_fed.cost import cost
+from ist_fed.engines.inprocess import InProcessGrid
+from ist_fed.errors import RuleError
+from ist_fed.round import RoundReport
+from ist_fed.worker import Worker
+
+SIZES = {"hidden1": 240, "hidden2": 360}
+RULE = rules.Disjoint(groups=4, min_units=8)
+TASK = tiny.Tiny()
+
+
+def run(
+    workers: Mapping[int, dict[str, Any]] | None = None,
+    rounds: int = 1,
+    train: Callable[[Worker, Message], Message] = Worker.train,
+    query: Callable[[Worker, Message], Message] = Worker.query,
+    **options: Any,
+) -> tuple[list[rules.Plan], list[RoundReport]]:
+    """Four clients, some with arguments of their own."""
+
+    def make(client: int) -> tiny.Client:
+        worker = Worker(TASK, TASK.client_data(client, 4), client=client, **(workers or {}).get(client, {}))
+        return tiny.Client(worker, train, query)
+
+    spy, reports = tiny.Spy(RULE), []
+    strategy = tiny.strategy(TASK, spy, sizes=SIZES, local_steps=1, on_round=reports.append, **options)
+    strategy.start(InProcessGrid(4, make), wire.to_record(tiny.initial(TASK, SIZES)), rounds)
+    return spy.plans, reports
+
+
+def saying(**said: Sequence[float]) -> Callable[[Worker, Message], Message]:
+    """An answer to who one is, with something said differently by each client."""
+
+    def query(worker: Worker, message: Message) -> Message:
+        answer = worker.query(message)
+        for name, values in said.items():
+            answer.content["node"][name] = values[answer.content["node"]["client"]]
+        return answer
+
+    return query
+
+
+def widths(plan: rules.Plan) -> list[int]:
+    return [len(plan[node]["hidden2"]) for node in range(4)]
+
+
+# --- Memory -----------------------------------------------------------------------------------------------------------
+
+
+def test_who_has_little_memory_holds_what_fits_and_the_others_the_rest(caplog: pytest.LogCaptureFixture) -> None:
+    """From the client's budget through its estimate, the question, the plan, and the order: nothing is refused."""
+    budget = cost(TASK, {"hidden1": 30, "hidden2": 45}, tiny.TRAINING).memory
+    with caplog.at_level(logging.INFO, "ist_fed"):
+        plans, reports = run({2: {"memory": budget}}, rounds=2)
+    for plan in plans:
+        assert widths(plan) == [105, 105, 45, 105]
+    assert [report.merged for report in reports] == [4, 4]
+    assert reports[0].limits == (1.0, 1.0, pytest.approx(0.125, rel=0.02), 1.0)
+    assert "client 2 can hold 12." in caplog.text
+
+
+def test_clients_that_cannot_hold_the_network_together_end_the_run_with_what_would_do() -> None:
+    with pytest.raises(RuleError, match=r"together hold all 240 units of axis 'hidden1', .* holds 120, 120 too few"):
+        run(query=saying(limit=[0.125] * 4))
+
+
+# --- Time -------------------------------------------------------------------------------------------------------------
+
+SPEEDS = [1.0, 1.0, 4.0, 16.0]
+
+
+def taking(worker: Worker, message: Message) -> Message:
+    """Training whose clock says what a client of its speed would take."""
+    order, reply = wire.open_order(message), worker.train(message)
+    number = wire.open_profile(worker.query(wire.profile_question(0, 60.0))).client
+    share = order.sizes["hidden2"] / SIZES["hidden2"]
+    reply.content["reply"]["seconds"] = (share**2 + 0.05 * share) / SPEEDS[number]
+    return reply
+
+
+def times(plan: rules.Plan) -> list[float]:
+    shares = [width / SIZES["hidden2"] for width in widths(plan)]
+    return [(share**2 + 0.05 * share) / speed for share, speed in zip(shares, SPEEDS, strict=True)]
+
+
+def test_shares_come_to_follow_the_time_that_rounds_take() -> None:
+    plans, reports = run(rounds=8, train=taking, adapt=True)
+    assert widths(plans[0]) == [90] * 4
+    assert max(times(plans[0])) == pytest.approx(16 * min(times(plans[0])))
+    assert max(times(plans[-1])) < 1.15 * min(times(plans[-1]))  # to the unit
+    assert all(report.merged == 4 for report in reports)
+    assert reports[-1].capacities == pytest.approx([0.5, 0.5, 1.0, 2.0], rel=0.1)
+
+
+def test_unless_it_is_asked_for_shares_follow_what_clients_say() -> None:
+    plans, reports = run({3: {"capacity": 2.0}}, rounds=3, train=taking)
+    assert all(widths(plan) == [72, 72, 72, 144] for plan in plans)
+    assert all(report.capacities == (1.0, 1.0, 1.0, 2.0) for report in reports)
+
+
+def test_a_client_that_has_trained_before_says_how_fast_it_was() -> None:
+    """Four times as long for a step is half the share, from the first round on; who says nothing keeps its own."""
+    plans, _ = run(query=saying(step_seconds=[0.0, 0.01, 0.01, 0.04]), adapt=True)
+    assert widths(plans[0]) == [90, 108, 108, 54]
+    plans, _ = run(query=saying(step_seconds=[0.0, 0.01, 0.01, 0.04]))
+    assert widths(plans[0]) == [90] * 4
