@@ -58,7 +58,7 @@ class Local:
     def lines(self) -> list[dict[str, Any]]:
         return Run.open(self.run_folder).metrics() if (self.run_folder / "scenario.toml").exists() else []
 
-    def wait(self, until: Callable[[], object], seconds: float = 120.0) -> float:
+    def wait(self, until: Callable[[], object], seconds: float = 240.0) -> float:
         """Wait for something; how long that took."""
         began = time.monotonic()
         while not until():

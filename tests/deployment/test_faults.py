@@ -17,7 +17,7 @@ from ist_fed.scenario import load_scenario
 pytestmark = pytest.mark.slow
 
 SCENARIO = Path(__file__).parents[2] / "scenarios" / "digits.toml"
-LONG = "local_steps=1500"  # a round of some seconds, to do things in
+LONG = "local_steps=1000"  # a round of some seconds, to do things in
 
 
 def expected(folder: Path, *settings: str) -> dict[str, Tensor]:
@@ -63,12 +63,12 @@ def test_a_killed_client_is_missed_within_15_seconds_and_may_come_back(local: Lo
     clients = [local.client(0), local.client(1)]
     local.wait(lambda: len(local.lines()) >= 1)
     clients[1].kill()
-    took = local.wait(lambda: any(line["refused"] for line in local.lines()), 60)
+    took = local.wait(lambda: any(line["refused"] for line in local.lines()))
     lost = next(line for line in local.lines() if line["refused"])
     assert [refused["client"] for refused in lost["refused"]] == [1]
     assert "nothing was heard of it" in lost["refused"][0]["reason"]
     assert lost["merged"] == 1
-    assert took < 15 + lost["seconds"]["wait"] - 12
+    assert took < 15 + lost["seconds"]["train"]  # the other client's work may end after it was missed
     local.client(1)
     local.wait(lambda: len(local.lines()) == 6 or local.lines()[-1]["merged"] == 2)
 
@@ -89,7 +89,7 @@ def test_a_superlink_that_is_killed_is_started_again(local: Local) -> None:
     local.client(0), local.client(1)
     local.wait(lambda: len(local.lines()) >= 1)
     subprocess.run(["pkill", "-KILL", "-P", str(server.pid), "-f", "superlink"], check=True)
-    local.wait(lambda: server.poll() is not None, 240)
+    local.wait(lambda: server.poll() is not None)
     assert server.returncode == 0
     assert [line["round"] for line in local.lines()] == list(range(1, 7))
     assert largest_difference(local.run_folder, expected(local.folder, LONG)) < 1e-6
