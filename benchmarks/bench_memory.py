@@ -141,7 +141,8 @@ def main() -> None:
         "notes": [
             (__doc__ or "").split("\n\n", 2)[2].strip(),
             f"The network's state is {bytes_whole / MB:.0f} MB, a subnet's {bytes_part / MB:.1f} MB; a client process "
-            f"alone, with Python, torch, Flower and scikit-learn's data, takes some 300 MB that it shares with nobody.",
+            f"alone, with Python, torch, Flower and scikit-learn's data, takes some 300 MB that it shares with nobody. "
+            f"The limit was 629 MB at first: there a client was killed with its subnet, too.",
         ],
         "raw": raw,
     }

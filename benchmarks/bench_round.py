@@ -26,7 +26,7 @@ from typing import Any
 
 import grpc
 from bench_core import RESULTS
-from stage import Line, Peaks, Stage, _end_with_parent, busy_machine, cpu_of, end_on_sigterm, forget_peaks, save
+from stage import Line, Peaks, Stage, _end_with_parent, busy_machine, cpu_of, end_on_sigterm, save
 
 from ist_fed.engines.flower import free_port
 
@@ -53,13 +53,9 @@ def stage_run(
     *,
     supernode: bool = False,
     peaks: Peaks | None = None,
-    steady: bool = False,
     cpu: dict[str, float] | None = None,
 ) -> list[Line]:
-    """The lines of a run with the trivial step; with `steady`, memory is looked at from the second round on.
-
-    `cpu` gets the processor seconds of a round, by process.
-    """
+    """The lines of a run with the trivial step; `cpu` gets the processor seconds of a round, by process."""
 
     def mark(line: Line) -> None:
         if cpu is not None and line.metrics["round"] in (2, rounds):
@@ -74,9 +70,6 @@ def stage_run(
     ):
         stage.start_server("digits", settings)
         stage.start_clients("--allow-task", "trivial:Trivial")
-        if steady and peaks is not None:
-            stage.watch(lambda lines: len(lines) >= 2, seconds=600)
-            forget_peaks(stage.roots)
         return list(stage.watch(seconds=900, peaks=peaks, on_line=mark))
 
 
@@ -105,22 +98,17 @@ def small(results: dict[str, Any], supernode: bool) -> None:
 # --- A large subnet ---------------------------------------------------------------------------------------------------
 
 
-def large(results: dict[str, Any], rounds: int = 5) -> None:
+def large(results: dict[str, Any], rounds: int = 8) -> None:
     streams = [bare_stream(100 * 10**6)]
-    small_peaks, steady_small = Peaks(), Peaks()
-    stage_run(1, 4, 8, peaks=small_peaks)
-    stage_run(1, 6, 8, peaks=steady_small, steady=True)
-    peaks, steady = Peaks(), Peaks()
+    idle, peaks = Peaks(), Peaks()
+    stage_run(1, 4, 8, peaks=idle)
     trips = round_trips(stage_run(1, rounds, LARGE, peaks=peaks))
-    streams.append(bare_stream(100 * 10**6))
-    trips += round_trips(stage_run(1, rounds, LARGE, peaks=steady, steady=True))
     streams.append(bare_stream(100 * 10**6))
     results["raw"]["large"] = {
         "payload": payload(),
         "trips": [round(value, 3) for value in trips],
         "streams": [round(value, 3) for value in streams],
-        "peaks": {role: [peak, small_peaks.by_role.get(role, 0)] for role, peak in peaks.by_role.items()},
-        "steady": {role: [peak, steady_small.by_role.get(role, 0)] for role, peak in steady.by_role.items()},
+        "peaks": {role: [peak, idle.by_role.get(role, 0)] for role, peak in peaks.by_role.items()},
     }
     print(results["raw"]["large"], flush=True)
 
@@ -216,23 +204,29 @@ def rows(raw: dict[str, Any]) -> list[list[Any]]:
         made.append(["100 MB subnet, there and back, s", f"{trip:.2f}", ""])
         made.append(["bare gRPC stream of the same bytes, s", f"{stream:.2f}", ""])
         made.append(["round trip / bare stream", f"{trip / stream:.1f} ×", said(trip / stream, 3, " ×")])
-        for which, peaks in (("in the whole run", found["peaks"]), ("from the third round on", found["steady"])):
-            for role, (peak, idle) in sorted(peaks.items()):
-                times = (peak - idle) / found["payload"]
-                target = said(times, 2.5, " ×") if role in ("client0", "server: ServerApp", "server: SuperLink") else ""
-                text = f"{times:.2f} × ({peak / 1e6:.0f} MB, idle {idle / 1e6:.0f} MB)"
-                made.append([f"memory of {role} {which}, over idle", text, target])
+        for role, (peak, idle) in sorted(found["peaks"].items()):
+            times = (peak - idle) / found["payload"]
+            target = said(times, 2.5, " ×") if role in ("client0", "server: ServerApp", "server: SuperLink") else ""
+            text = f"{times:.2f} × ({peak / 1e6:.0f} MB, idle {idle / 1e6:.0f} MB)"
+            made.append([f"memory of {role} over idle / payload", text, target])
     return made
 
 
 def write(results: dict[str, Any]) -> None:
+    notes = [(__doc__ or "").split("\n\n", 2)[2].strip()]
+    for key, found in results["raw"].items():
+        if used := found.get("cpu"):
+            busiest = max(used, key=lambda role: used[role])
+            notes.append(f"{key}: of a round, {used[busiest]:.2f} s of processor time are spent in {busiest}.")
+    if "stock 10" not in results["raw"]:
+        notes.append("Stock with 10 clients was not run.")
     results |= {
         "title": "A round of a real deployment",
         "machine": busy_machine(),
         "command": "make bench-round",
         "columns": ["what", "measured", "target"],
         "rows": rows(results["raw"]),
-        "notes": [(__doc__ or "").split("\n\n", 2)[2].strip()],
+        "notes": notes,
     }
     save(PATH, results)
 

@@ -162,7 +162,7 @@ class Stage:
                 peaks.see(self.roots)
             if until(self.lines) or ended == 0:
                 return self.lines
-            gone = [name for name, process in self.processes.items() if process.poll() is not None]
+            gone = [name for name, process in self.processes.items() if process.poll()]
             if gone or now > deadline:
                 raise RuntimeError(f"{' and '.join(gone)} ended, or it took too long\n{self.logs()}")
             time.sleep(LOOK_S)
@@ -240,13 +240,6 @@ def cpu_of(roots: Mapping[int, str]) -> dict[str, float]:
     return used
 
 
-def forget_peaks(roots: Mapping[int, str]) -> None:
-    """Let the largest memory so far be what is held now."""
-    for pid in descendants(roots):
-        with suppress(OSError):
-            Path(f"/proc/{pid}/clear_refs").write_text("5")
-
-
 def _said_in(log: Path, text: str) -> int:
     """How often a log says something."""
     return log.read_text(errors="replace").count(text) if log.exists() else 0
@@ -263,7 +256,7 @@ def _said(pid: int, file: str) -> str:
 
 def busy_machine() -> dict[str, Any]:
     """What was measured on, and how busy it was: more than the cores can do makes every time longer."""
-    return machine() | {"load average": f"{os.getloadavg()[1]:.0f}"}
+    return machine() | {"threads": "1 a process", "load average": f"{os.getloadavg()[1]:.0f}"}
 
 
 def save(path: Path, results: Mapping[str, Any]) -> None:

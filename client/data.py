@@ -27,5 +27,6 @@ def task_of(scenario: Scenario, node: Mapping[str, object]) -> Task:
 def data_of(task: Task, node: Mapping[str, object]) -> Dataset[Batch]:
     """The node's own data from its `data` path, or its share of the task's data."""
     if "data" in node:
-        return task.local_data(Path(str(node["data"])))
+        path = Path(str(node["data"]))
+        return task.local_data(path) if hasattr(task, "local_data") else Task.local_data(task, path)
     return task.client_data(int(str(node["partition-id"])), int(str(node["num-partitions"])))

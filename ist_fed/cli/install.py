@@ -45,7 +45,8 @@ def install(
     python: Annotated[str, typer.Option(help="Python 3.11 or newer, on the host.")] = "python3.11",
     wheel: Annotated[Path | None, typer.Option(help="Of ist_fed; by default this version from pip's index.")] = None,
     torch_index: Annotated[
-        str | None, typer.Option(metavar="URL", help="Where pip finds torch, as https://download.pytorch.org/whl/cpu.")
+        str | None,
+        typer.Option(metavar="URL", help="Index that pip takes torch from, as PyTorch's install page names it."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done.")] = False,
 ) -> None:

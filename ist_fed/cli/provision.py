@@ -116,7 +116,7 @@ def revoke(
     """Server: shut a client out."""
     member = Federation.open(folder).revoke(name)
     print(f"revoked      {member.name}, client number {member.number}, at {member.revoked_at}")
-    print("next         restart the server if it runs; from then on the client is refused")
+    print("next         nothing: a server that runs drops the client at once, and none lets it in again")
 
 
 @app.command("rotate")

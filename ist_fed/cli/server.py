@@ -26,6 +26,7 @@ FederationFolder = Annotated[
 ]
 RunFolder = Annotated[Path | None, typer.Option("--folder", help="Folder of the run; by default runs/<name>.")]
 Resume = Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")]
+_NOT_RUNNING = 3  # as systemctl's
 DEFAULT_FOLDER, DEFAULT_PORT = Path("federation"), 9092
 
 
@@ -83,17 +84,18 @@ def run_(
 
 @app.command()
 def status(federation: FederationFolder = DEFAULT_FOLDER, output: OutputFormat = Format.text) -> None:
-    """What the server is doing."""
+    """What the server is doing. Exits with 3 if it is not running."""
     home = _home(federation)
     said, known = engine.about(home), jobs.jobs(home)
     if output is Format.json:
         listed = [{"job": job.number, "run": str(job.run), "state": job.state, "reason": job.reason} for job in known]
         print(json.dumps({"server": said, "jobs": listed}))
-        return
+        raise typer.Exit(0 if said else _NOT_RUNNING)
     print(f"running as process {said['process']}, clients come to {said['fleet']}" if said else "not running")
     for job in known:
         rounds = len(Run.open(job.run).metrics()) if (job.run / "scenario.toml").exists() else 0
         print(f"job {job.number}  {job.state:8} {rounds:4} rounds  {job.run}{f'  {job.reason}' if job.reason else ''}")
+    raise typer.Exit(0 if said else _NOT_RUNNING)
 
 
 @app.command()

@@ -33,7 +33,6 @@ from flwr.proto.node_pb2 import Node
 from flwr.proto.run_pb2 import GetRunRequest
 from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.fab import Fab
-from flwr.supercore.grpc import create_channel
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
@@ -85,9 +84,17 @@ class Fleet:
             RuntimeVersionClientInterceptor(component_name="SuperNode"),
             NodeAuthClientInterceptor(key, key.public_key()),
         ]
-        self._channel = create_channel(
-            address, insecure=ca is None, root_certificates=ca, max_message_length=_LARGEST, interceptors=interceptors
+        options = [
+            ("grpc.max_send_message_length", _LARGEST),
+            ("grpc.max_receive_message_length", _LARGEST),
+            ("grpc.max_reconnect_backoff_ms", 5000),  # else two minutes, after a server that was away for long
+        ]
+        channel = (
+            grpc.insecure_channel(address, options)
+            if ca is None
+            else grpc.secure_channel(address, grpc.ssl_channel_credentials(ca), options)
         )
+        self._channel = grpc.intercept_channel(channel, *interceptors)
         self._stub = FleetStub(self._channel)
         self._node: Node | None = None
         self.link = 0.0

@@ -80,14 +80,16 @@ class Resident:
 
     def _join(self) -> int:
         """Join; a server that starts with this client may not know it for a moment."""
-        deadline = time.monotonic() + _ADMISSION_S
+        deadline, said = time.monotonic() + _ADMISSION_S, False
         while True:
             try:
                 return self._fleet.join()
             except FleetUnknown as error:
                 if time.monotonic() > deadline or self._stop.is_set():
                     raise
-                logger.warning("%s; trying for a minute", error)
+                if not said:
+                    logger.warning("%s; trying for a minute", error)
+                said = True
                 self._stop.wait(_ADMISSION_S / 20)
 
     def _answer(self, message: Message) -> None:
@@ -126,7 +128,10 @@ class Resident:
         wait, said = _FIRST_WAIT_S, False
         while True:
             try:
-                return call()
+                answer = call()
+                if said:
+                    logger.info("the server at %s answers again", self._fleet.address)
+                return answer
             except FleetUnreachable as error:
                 if not said:
                     logger.warning("%s; trying again until it answers", error)

@@ -4,6 +4,7 @@ What it is doing stands on disk: the SuperLink's database, the jobs, each run's 
 goes on where the last one ended.
 """
 
+import fcntl
 import json
 import logging
 import os
@@ -76,11 +77,13 @@ class Server:
 
     def __enter__(self) -> "Server":
         self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if running := about(self._home):
+        self._lock = (self._home / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it is let go however this process ends
+        except OSError:
             raise EngineError(
-                f"one server at a time works in '{self._home}', but process {running['process']} does; stop it with "
-                f"`ist-fed server stop`"
-            )
+                f"one server at a time works in '{self._home}', and one does; stop it with `ist-fed server stop`"
+            ) from None
         self._start()
         return self
 
@@ -89,6 +92,7 @@ class Server:
     ) -> None:
         self._end()
         _file(self._home).unlink(missing_ok=True)
+        self._lock.close()
 
     # --- The programs -------------------------------------------------------------------------------------------------
 
@@ -275,10 +279,11 @@ class _Work:
 
 def about(home: Path) -> dict[str, object] | None:
     """What the server that works in a home says of itself; None if there is none."""
-    with suppress(OSError, ValueError):
-        said = json.loads(_file(home).read_text())
-        os.kill(said["process"], 0)
-        return dict(said)
+    with suppress(OSError, ValueError), (home / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:  # held: it runs
+            return dict(json.loads(_file(home).read_text()))
     return None
 
 

@@ -137,6 +137,7 @@ def _check_options(name: str, make: Callable[..., Any], options: Mapping[str, An
 
 
 _DEFAULTS = ("metric", "declared", "calibration_data")
+_OPTIONAL = ("local_data",)  # a task that does not inherit need not have it
 
 
 def _is_missing(task: Any, member: str) -> bool:
@@ -148,4 +149,5 @@ def _is_missing(task: Any, member: str) -> bool:
 
 @cache
 def _members() -> tuple[str, ...]:
-    return tuple(member for member in dict.fromkeys((*Task.__annotations__, *vars(Task))) if not member.startswith("_"))
+    members = dict.fromkeys((*Task.__annotations__, *vars(Task)))
+    return tuple(member for member in members if not member.startswith("_") and member not in _OPTIONAL)

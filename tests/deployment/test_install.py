@@ -198,7 +198,7 @@ def test_missing_data_are_said_before_anything_is_started(far: Path, ist_fed: Co
 def test_a_wheel_and_an_index_for_torch(far: Path, ist_fed: Command) -> None:
     wheel = Path("ist_fed-0.1.0-py3-none-any.whl")
     wheel.write_text("")
-    url = "https://download.pytorch.org/whl/cpu"
+    url = "https://index.example/cpu"
     code, out, err = ist_fed(
         *("client", "install", "--host", "edge1", "--request", "c", "--wheel", str(wheel), "--torch-index", url)
     )

@@ -16,7 +16,6 @@ PRIVATE = {  # module → name → arguments that are passed by name or position
     "flwr.proto.fleet_pb2": {"ActivateNodeRequest": 0, "DeactivateNodeRequest": 0, "RegisterNodeFleetRequest": 0},
     "flwr.proto.fleet_pb2_grpc": {"FleetStub": 1},
     "flwr.proto.node_pb2": {"Node": 0, "NodeInfo": 0},
-    "flwr.supercore.grpc": {"create_channel": 5},
     "flwr.supercore.inflatable.inflatable_object": {"get_all_nested_objects": 1, "get_object_tree": 1},
     "flwr.supercore.inflatable.inflatable_protobuf_utils": {
         "make_confirm_message_received_fn_protobuf": 3,

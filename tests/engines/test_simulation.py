@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ist_fed.engines import ENGINES, simulation
+from ist_fed.engines import ENGINES, flower, simulation
 from ist_fed.errors import EngineError
 from ist_fed.run import Run
 from ist_fed.scenario import Scenario, load_scenario
@@ -95,5 +95,5 @@ def test_without_ray_the_message_says_what_to_install(
 
 
 def test_the_checkout_is_the_app() -> None:
-    assert simulation.app_folder() == ROOT
+    assert flower.app_folder() == ROOT
     assert shutil.which("flwr", path=str(Path(sys.executable).parent))
