@@ -1,8 +1,9 @@
-"""Flower's SuperLink, with two changes: `python -m ist_fed.engines.superlink …`.
+"""Flower's SuperLink, with three changes: `python -m ist_fed.engines.superlink …`.
 
-It logs whom it turned away and why; Flower tells the node only. And it looks for tasks that have gone silent once a
-second; Flower does with every call, which writes to the database each time: calls wait for one another, and a round of
-a dozen clients takes seconds. This relies on two private names of Flower's interceptor and one of its state.
+It logs whom it turned away and why; Flower tells the node only. It looks for tasks that have gone silent once a second;
+Flower does with every call, which writes to the database each time: calls wait for one another, and a round of a dozen
+clients takes seconds. And a call waits a minute for a busy database, where Flower's fails after five seconds. This
+relies on two private names of Flower's interceptor, one of its state and one of its database.
 """
 
 import time
@@ -13,10 +14,12 @@ from typing import Any
 import grpc
 from flwr.common import log
 from flwr.server.superlink.fleet.grpc_rere import node_auth_server_interceptor as interceptor
+from flwr.supercore import constant, sql_mixin
 from flwr.supercore.corestate.sql_corestate import SqlCoreState
 from flwr.superlink.cli.flower_superlink import flower_superlink
 
 _TIDY_S = 1.0
+_BUSY_MS = 60_000
 
 MARK = "turned a node away"
 
@@ -67,7 +70,14 @@ def tidy_seldom() -> None:
     SqlCoreState._cleanup_expired_task_tokens = seldom  # type: ignore[method-assign]
 
 
+def wait_longer() -> None:
+    """Let a call wait for a busy database, and not fail."""
+    pragmas = {**dict(constant.SQLITE_PRAGMAS), "busy_timeout": str(_BUSY_MS)}
+    sql_mixin.SQLITE_PRAGMAS = tuple(pragmas.items())  # type: ignore
+
+
 if __name__ == "__main__":
     tell()
     tidy_seldom()
+    wait_longer()
     flower_superlink()

@@ -42,6 +42,30 @@ def test_flower_still_has_the_private_names_that_are_relied_on(module: str) -> N
             assert len(inspect.signature(found).parameters) >= arguments
 
 
+def test_the_superlinks_changes_find_what_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is undone again, for the names are Flower's own."""
+    from flwr.server.superlink.fleet.grpc_rere import node_auth_server_interceptor as interceptor
+    from flwr.supercore import sql_mixin
+    from flwr.supercore.corestate.sql_corestate import SqlCoreState
+
+    from ist_fed.engines import superlink
+
+    calls = []
+    monkeypatch.setattr(interceptor, "_unary_unary_rpc_terminator", interceptor._unary_unary_rpc_terminator)
+    wrap = interceptor.NodeAuthServerInterceptor._wrap_method_handler
+    monkeypatch.setattr(interceptor.NodeAuthServerInterceptor, "_wrap_method_handler", wrap)
+    monkeypatch.setattr(SqlCoreState, "_cleanup_expired_task_tokens", lambda self: calls.append(self))
+    monkeypatch.setattr(sql_mixin, "SQLITE_PRAGMAS", sql_mixin.SQLITE_PRAGMAS)
+    superlink.tell()
+    superlink.tidy_seldom()
+    superlink.wait_longer()
+    for _ in range(3):
+        SqlCoreState._cleanup_expired_task_tokens(None)  # type: ignore[arg-type]
+    assert calls == [None]
+    assert dict(sql_mixin.SQLITE_PRAGMAS)["busy_timeout"] == "60000"
+    assert dict(sql_mixin.SQLITE_PRAGMAS)["journal_mode"] == "WAL"
+
+
 def test_flowers_wait_for_an_object_is_a_default_that_can_be_shortened() -> None:
     from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree, pull_objects
 
