@@ -64,6 +64,10 @@ class FleetUnknown(FleetRefused):
     """The server does not know this client's key, or not yet."""
 
 
+class FleetOver(FleetRefused):
+    """The run that a message belongs to is over; what belongs to it is of no use any more."""
+
+
 class Interrupted(IstFedError):
     """The run was stopped by the user after its state was saved; the message says how to resume."""
 

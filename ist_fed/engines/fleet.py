@@ -50,7 +50,7 @@ from flwr.supercore.run import Run as FlowerRun
 from flwr.supercore.task_identity import TaskIdentity
 
 from ist_fed.engines.flower import OBJECT_S
-from ist_fed.errors import FleetError, FleetRefused, FleetUnknown, FleetUnreachable
+from ist_fed.errors import FleetError, FleetOver, FleetRefused, FleetUnknown, FleetUnreachable
 
 HEARTBEAT_S = 3.0
 """Seconds between two heartbeats."""
@@ -252,6 +252,11 @@ _CODES = {
     ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED: "the run is over",
 }
 
+_KINDS = {
+    ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED: FleetUnknown,
+    ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED: FleetOver,
+}
+
 
 def explain(error: grpc.RpcError, address: str, *, plain: bool = False) -> FleetError:
     """What went wrong, in a sentence; `FleetUnreachable` where trying again can help.
@@ -264,8 +269,7 @@ def explain(error: grpc.RpcError, address: str, *, plain: bool = False) -> Fleet
     code, said = error.code(), error.details() or ""
     flower = FlowerError.from_json(said)
     if flower and flower.code in _CODES:
-        unknown = flower.code == ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED
-        kind = FleetUnknown if unknown else FleetRefused
+        kind = _KINDS.get(ApiErrorCode(flower.code), FleetRefused)
         return kind(f"the server at {address} refused: {_CODES[ApiErrorCode(flower.code)]}")
     for sign, reason in _REASONS.items():
         if sign in said:

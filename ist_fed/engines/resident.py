@@ -18,7 +18,7 @@ from flwr.supercore.run import Run as FlowerRun
 
 from ist_fed.engines.apps import Config, defaults, installed_app
 from ist_fed.engines.fleet import Fleet
-from ist_fed.errors import FleetRefused, FleetUnknown, FleetUnreachable
+from ist_fed.errors import FleetOver, FleetRefused, FleetUnknown, FleetUnreachable
 
 logger = logging.getLogger("ist_fed")
 
@@ -71,7 +71,11 @@ class Resident:
         logger.info("connected to %s as node %d", self._fleet.address, self._node)
         last = 0.0
         while not self._stop.is_set():
-            message = self._insist(self._fleet.pull)
+            try:
+                message = self._insist(self._fleet.pull)
+            except FleetOver as error:  # while its bytes came
+                logger.warning("a message is not answered (%s)", error)
+                continue
             if message is not None:
                 self._answer(message)
                 last = time.monotonic()

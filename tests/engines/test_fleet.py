@@ -8,7 +8,7 @@ import pytest
 from flwr.supercore.error import ApiErrorCode
 
 from ist_fed.engines.fleet import explain
-from ist_fed.errors import FleetRefused, FleetUnknown, FleetUnreachable
+from ist_fed.errors import FleetOver, FleetRefused, FleetUnknown, FleetUnreachable
 
 PRIVATE = {  # module → name → arguments that are passed by name or position; a later Flower may have others
     "flwr.client.grpc_rere_client.node_auth_client_interceptor": {"NodeAuthClientInterceptor": 2},
@@ -110,7 +110,7 @@ FLOWER = '{"code": %d, "public_message": "m"}'
             FleetUnknown,
             "does not know this client's key, has revoked it",
         ),
-        (Failed(grpc.StatusCode.INTERNAL, FLOWER % ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED), FleetRefused, "is over"),
+        (Failed(grpc.StatusCode.INTERNAL, FLOWER % ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED), FleetOver, "is over"),
     ],
 )
 def test_an_error_becomes_a_sentence(error: grpc.RpcError, kind: type[Exception], said: str) -> None:

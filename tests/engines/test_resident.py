@@ -11,7 +11,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from ist_fed.engines import resident
 from ist_fed.engines.resident import Resident
-from ist_fed.errors import FleetRefused, FleetUnknown, FleetUnreachable
+from ist_fed.errors import FleetOver, FleetRefused, FleetUnknown, FleetUnreachable
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +103,12 @@ def test_a_reply_that_nobody_wants_is_dropped(caplog: pytest.LogCaptureFixture) 
     network = served(Network([message(1), message(2)], [FleetRefused("the run is over")]), echo)
     assert [reply.metadata.reply_to_message_id for reply in network.pushed] == ["m2"]
     assert "round 1: the reply is no longer wanted (the run is over)" in caplog.text
+
+
+def test_a_message_of_a_run_that_is_over_is_let_go(caplog: pytest.LogCaptureFixture) -> None:
+    network = served(Network([FleetOver("the run is over"), message(2)]), echo)
+    assert [reply.metadata.reply_to_message_id for reply in network.pushed] == ["m2"]
+    assert "a message is not answered (the run is over)" in caplog.text
 
 
 def test_what_it_holds_is_finished_before_it_stops() -> None:
