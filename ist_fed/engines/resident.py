@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import torch
-from flwr.app import Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import Context, Error, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.supercore.run import Run as FlowerRun
 
@@ -99,6 +99,8 @@ class Resident:
     def _answer(self, message: Message) -> None:
         """Work, and send the reply; while there is no network it is kept, and nothing else is taken up."""
         began = time.monotonic()
+        if message.metadata.message_type == MessageType.TRAIN:
+            logger.info("round %s: training", message.metadata.group_id)
         try:
             app, context = self._run_of(message)
             context.state[LINK] = MetricRecord({"bytes_per_second": self._fleet.link})
