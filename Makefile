@@ -15,7 +15,7 @@ test: $(INSTALLED) ## the test suite; under ten minutes on two cores
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(INSTALLED) ## also what starts Flower's own processes
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not net"
 
 test-net: $(INSTALLED) ## server and clients on hosts of their own (network namespaces); needs root, else says so
 	$(BIN)/python -m pytest -m net -rs tests/net

@@ -14,7 +14,7 @@ from ist_fed.engines.inprocess import simulate
 from ist_fed.run import Run
 from ist_fed.scenario import load_scenario
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # busy machines are slow
 
 SCENARIO = Path(__file__).parents[2] / "scenarios" / "digits.toml"
 LONG = "local_steps=1000"  # a round of some seconds, to do things in

@@ -13,7 +13,7 @@ from ist_fed.engines.server import Server, Site
 from ist_fed.errors import FleetError
 from ist_fed.pki import Federation, Kit, open_kit
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # busy machines are slow
 
 
 def key(kit: Kit) -> ec.EllipticCurvePrivateKey:
