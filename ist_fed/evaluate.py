@@ -25,7 +25,7 @@ def network(task: Task, sizes: Mapping[str, int], arrays: Arrays, device: torch.
     with seeded(0):  # so that a buffer which is drawn but does not travel is the same everywhere
         model = task.build(**sizes)
     load_arrays(model, arrays)
-    return model.to(device)
+    return model if device_of(model) == device else model.to(device)  # asking is cheaper
 
 
 def served(task: Task, sizes: Mapping[str, int], arrays: Arrays, device: torch.device) -> nn.Module:

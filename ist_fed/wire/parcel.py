@@ -34,7 +34,7 @@ class Label:
 
     Args:
         layout: of the parcel.
-        digest: SHA-256 of its bytes, in hexadecimal.
+        digest: BLAKE2b of its bytes, in hexadecimal.
         size: their number.
     """
 
@@ -188,8 +188,8 @@ def _payload(pieces: Sequence[bytes], expected: int) -> Tensor:
 
 
 def digest_of(pieces: Sequence[bytes]) -> str:
-    """SHA-256 of the bytes, in hexadecimal."""
-    digest = hashlib.sha256()
+    """BLAKE2b of the bytes, 32 bytes in hexadecimal; as strong as SHA-256, and twice as fast where that has no chip."""
+    digest = hashlib.blake2b(digest_size=32)
     for piece in pieces:
         digest.update(piece)
     return digest.hexdigest()
