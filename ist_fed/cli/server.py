@@ -11,9 +11,10 @@ import typer
 from ist_fed.cli.arguments import Format, OutputFormat, Settings, find_scenario
 from ist_fed.cli.live import Live, console, print_summary
 from ist_fed.engines import jobs
-from ist_fed.engines import server as engine
+from ist_fed.engines import site as engine
 from ist_fed.engines.flower import tail
-from ist_fed.engines.server import Server, Site
+from ist_fed.engines.server import Server
+from ist_fed.engines.site import Site
 from ist_fed.errors import EngineError, ScenarioError
 from ist_fed.federation import Line
 from ist_fed.pki import Federation

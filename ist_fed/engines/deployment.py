@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ist_fed.engines import flower, jobs
-from ist_fed.engines.server import Server, Site
+from ist_fed.engines.server import Server
+from ist_fed.engines.site import Site
 from ist_fed.federation import Line
 from ist_fed.pki import Federation, make_request
 from ist_fed.run import Run

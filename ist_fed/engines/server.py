@@ -8,25 +8,20 @@ import fcntl
 import json
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
 from types import TracebackType
-
-from flwr.proto.node_pb2 import NodeInfo
 
 from ist_fed.engines import flower, jobs
 from ist_fed.engines.control import connected
 from ist_fed.engines.nodes import Admission
 from ist_fed.engines.refusals import Refusals
+from ist_fed.engines.site import Site, about_file
 from ist_fed.errors import EngineError, Interrupted, RoundError, RunError
 from ist_fed.federation import Line
-from ist_fed.pki import Federation
 from ist_fed.progress import forget, progress
 from ist_fed.run import Run
 
@@ -36,30 +31,6 @@ _LOOK_S = 0.2  # between two looks at the programs and at the run's folder
 _SUBMITTED_S = 120.0  # in which a submitted run must have begun
 _ATTEMPTS = 5  # to go on with a run that ended without a reason, and made no progress
 _LEAVE_S = 20.0  # for a run to end its round when the server is stopped
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where a server lives.
-
-    Args:
-        home: its folder: database, logs, jobs.
-        fleet: `host:port` on which nodes are awaited.
-        identity: keys and members; None runs without TLS, on loopback only, and admits whoever comes.
-    """
-
-    home: Path
-    fleet: str
-    identity: Federation | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what would let strangers in."""
-        host = self.fleet.rpartition(":")[0]
-        if self.identity is None and host not in ("127.0.0.1", "localhost", "[::1]"):
-            raise EngineError(
-                f"without TLS a server listens on loopback only, but was to listen on '{self.fleet}'; make an identity "
-                f"with `ist-fed provision init`, or use 127.0.0.1"
-            )
 
 
 class Server:
@@ -91,7 +62,7 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end()
-        _file(self._home).unlink(missing_ok=True)
+        about_file(self._home).unlink(missing_ok=True)
         self._lock.close()
 
     # --- The programs -------------------------------------------------------------------------------------------------
@@ -121,7 +92,7 @@ class Server:
         executor += ["--parent-pid", str(os.getpid())]
         self._programs.append(flower.start(executor, self._home, "superexec.log"))
         told = {"process": os.getpid(), "fleet": self.site.fleet, "control": port, "ca": str(ca) if ca else None}
-        _file(self._home).write_text(json.dumps(told))
+        about_file(self._home).write_text(json.dumps(told))
         self._admit()
 
     def _security(self) -> list[str]:
@@ -275,42 +246,3 @@ class _Work:
         new = lines[self._seen :]
         self._seen = len(lines)
         return new
-
-
-def about(home: Path) -> dict[str, object] | None:
-    """What the server that works in a home says of itself; None if there is none."""
-    with suppress(OSError, ValueError), (home / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:  # held: it runs
-            return dict(json.loads(_file(home).read_text()))
-    return None
-
-
-def nodes(home: Path) -> list[NodeInfo]:
-    """Every node that the server in a home knows, as Flower describes it.
-
-    Raises:
-        EngineError: there is no server.
-    """
-    said = about(home)
-    if said is None:
-        raise EngineError(f"no server works in '{home}'; start one with `ist-fed server start`")
-    with connected(int(str(said["control"])), Path(str(said["ca"])) if said["ca"] else None) as control:
-        return control.nodes()
-
-
-def ask_to_stop(home: Path) -> None:
-    """Ask the server in a home to stop; its run goes on at the next start.
-
-    Raises:
-        EngineError: there is none.
-    """
-    said = about(home)
-    if said is None:
-        raise EngineError(f"no server works in '{home}'")
-    os.kill(int(str(said["process"])), signal.SIGTERM)
-
-
-def _file(home: Path) -> Path:
-    return home / "server.json"

@@ -9,7 +9,8 @@ from federation import PASSPHRASE, Local
 from flwr.client.grpc_rere_client import node_auth_client_interceptor as clock
 
 from ist_fed.engines.fleet import Fleet
-from ist_fed.engines.server import Server, Site
+from ist_fed.engines.server import Server
+from ist_fed.engines.site import Site
 from ist_fed.errors import FleetError
 from ist_fed.pki import Federation, Kit, open_kit
 

@@ -7,7 +7,7 @@ import grpc
 import pytest
 from flwr.supercore.error import ApiErrorCode
 
-from ist_fed.engines.fleet import explain
+from ist_fed.engines.reasons import explain
 from ist_fed.errors import FleetOver, FleetRefused, FleetUnknown, FleetUnreachable
 
 PRIVATE = {  # module → name → arguments that are passed by name or position; a later Flower may have others

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from ist_fed.engines import jobs
 from ist_fed.engines.refusals import Refusals
-from ist_fed.engines.server import Site
+from ist_fed.engines.site import Site
 from ist_fed.errors import EngineError, Interrupted
 from ist_fed.pki import Federation, make_request
 from ist_fed.progress import forget, progress, reported
