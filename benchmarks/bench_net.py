@@ -241,6 +241,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import FixedLocator, NullLocator
 
     figure, axes = pyplot.subplots(1, len(RATES), figsize=(11, 4), sharey=True)
     for panel, mbit in zip(axes, RATES, strict=True):
@@ -249,7 +250,10 @@ def plot(results: dict[str, Any], path: Path) -> None:
                 label = None if number else method.name
                 panel.plot(*zip(*run["marks"], strict=True), marker=".", color=colour, alpha=0.7, label=label)
         panel.axhline(TARGET, color="grey", linewidth=0.8, linestyle="--")
-        panel.set(title=f"{mbit} Mbit/s", xlabel="seconds", xscale="log", ylim=(0.5, 1.0))
+        panel.set(title=f"{mbit} Mbit/s", xlabel="seconds", xscale="log", ylim=(0.9, 1.0), xlim=(3, 400))
+        panel.xaxis.set_major_locator(FixedLocator([3, 10, 30, 100, 300]))
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.xaxis.set_minor_locator(NullLocator())
     axes[0].set_ylabel("test accuracy")
     axes[0].legend(loc="lower right")
     figure.suptitle("digits, MLP 64-2048-2048-10, 4 clients")
