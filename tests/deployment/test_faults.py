@@ -1,5 +1,6 @@
 """What happens to a run when processes are killed, stopped, cut off or restarted: real ones, over gRPC and TLS."""
 
+import json
 import signal
 import subprocess
 from pathlib import Path
@@ -9,6 +10,7 @@ from federation import SETTINGS, Local
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ist_fed.engines.control import _app
 from ist_fed.engines.deployment import deploy
 from ist_fed.engines.inprocess import simulate
 from ist_fed.run import Run
@@ -93,3 +95,16 @@ def test_a_superlink_that_is_killed_is_started_again(local: Local) -> None:
     assert server.returncode == 0
     assert [line["round"] for line in local.lines()] == list(range(1, 7))
     assert largest_difference(local.run_folder, expected(local.folder, LONG)) < 1e-6
+
+
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern")  # of pathspec, where Flower packs the app
+def test_a_client_runs_the_servers_app_only_where_its_hash_was_allowed(local: Local) -> None:
+    server = local.server("rounds=2")
+    local.client(0, "--allow-app", _app().hash_str), local.client(1, "--allow-app", "0" * 64)
+    local.wait(lambda: server.poll() is not None)
+    assert server.returncode == 0
+    ran, other = local.folder / "client0", local.folder / "client1"
+    assert list((ran / "apps").rglob("client/app.py"))
+    assert not (other / "apps").exists()
+    assert json.loads((ran / "allowed-apps.json").read_text()) == [_app().hash_str]  # remembered
+    assert largest_difference(local.run_folder, expected(local.folder, "rounds=2")) < 1e-6
