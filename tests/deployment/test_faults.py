@@ -97,7 +97,6 @@ def test_a_superlink_that_is_killed_is_started_again(local: Local) -> None:
     assert largest_difference(local.run_folder, expected(local.folder, LONG)) < 1e-6
 
 
-@pytest.mark.filterwarnings("ignore:GitWildMatchPattern")  # of pathspec, where Flower packs the app
 def test_a_client_runs_the_servers_app_only_where_its_hash_was_allowed(local: Local) -> None:
     server = local.server("rounds=2")
     local.client(0, "--allow-app", _app().hash_str), local.client(1, "--allow-app", "0" * 64)
