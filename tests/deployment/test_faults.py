@@ -1,6 +1,7 @@
 """What happens to a run when processes are killed, stopped, cut off or restarted: real ones, over gRPC and TLS."""
 
 import json
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -65,12 +66,13 @@ def test_a_killed_client_is_missed_within_15_seconds_and_may_come_back(local: Lo
     clients = [local.client(0), local.client(1)]
     local.wait(lambda: len(local.lines()) >= 1)
     clients[1].kill()
-    took = local.wait(lambda: any(line["refused"] for line in local.lines()))
+    local.wait(lambda: any(line["refused"] for line in local.lines()))
     lost = next(line for line in local.lines() if line["refused"])
     assert [refused["client"] for refused in lost["refused"]] == [1]
-    assert "nothing was heard of it" in lost["refused"][0]["reason"]
+    silent = re.fullmatch(r"nothing was heard of it for (\d+) s", lost["refused"][0]["reason"])
+    assert silent
+    assert int(silent[1]) <= 15
     assert lost["merged"] == 1
-    assert took < 15 + lost["seconds"]["train"]  # the other client's work may end after it was missed
     local.client(1)
     local.wait(lambda: len(local.lines()) == 6 or local.lines()[-1]["merged"] == 2)
 
