@@ -43,4 +43,11 @@ def test_from_a_bare_wheel_the_app_is_found_and_bundled(wheel: Path, tmp_path: P
     )
     assert built.returncode == 0, built.stdout + built.stderr
     bundled = {name for name in zipfile.ZipFile(next(tmp_path.rglob("*.fab"))).namelist() if name.endswith(".py")}
-    assert bundled == {"server/__init__.py", "server/app.py", "client/__init__.py", "client/app.py", "client/device.py"}
+    assert bundled == {
+        "server/__init__.py",
+        "server/app.py",
+        "client/__init__.py",
+        "client/app.py",
+        "client/data.py",
+        "client/device.py",
+    }
