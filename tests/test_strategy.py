@@ -23,6 +23,7 @@ from ist_fed.evaluate import evaluate, served
 from ist_fed.seeds import generator
 from ist_fed.train import Training
 from ist_fed.wire.parcel import pieces_in
+from ist_fed.wire.records import ORDER, REPLY
 from ist_fed.worker import Worker
 
 HALVES = rules.Disjoint(groups=2, min_units=2)
@@ -115,7 +116,8 @@ class Counting(InProcessGrid):
 
 
 def payload(message: Message) -> int:
-    return sum(map(len, pieces_in(message.content)))
+    key = ORDER if ORDER in message.content else REPLY
+    return sum(map(len, pieces_in(message.content, key)))
 
 
 def overhead(message: Message) -> int:
@@ -232,7 +234,7 @@ def answering(change: Callable[[dict[str, Tensor]], Mapping[str, Tensor]]) -> Ca
 
     def train(worker: Worker, message: Message) -> Message:
         order = wire.open_order(message)
-        pieces = pieces_in(worker.train(message).content)
+        pieces = pieces_in(worker.train(message).content, REPLY)
         trained = wire.unpack(wire.pack(order.arrays).layout, pieces)
         return wire.reply_message(order, change(dict(trained)), loss=0.1, seconds=0.1, reply_to=message)
 

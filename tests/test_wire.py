@@ -6,6 +6,7 @@ import tracemalloc
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from torch import Tensor
 from ist_fed import wire
 from ist_fed.errors import WireError
 from ist_fed.train import Training
-from ist_fed.wire.parcel import PIECE, pieces_in
+from ist_fed.wire.parcel import ENCLOSED, PIECE, pieces_in
 
 DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool,
@@ -94,12 +95,21 @@ class TestPack:
         arrays = {"a": torch.rand(PIECE // 4 + 3), "b": torch.rand(PIECE // 4)}
         parcel = wire.pack(arrays)
         assert [len(piece) for piece in parcel.pieces] == [PIECE, PIECE, 12]
-        assert list(parcel.records) == ["subnet0", "subnet1", "subnet2"]
-        assert tiny.same(wire.unpack(parcel.layout, pieces_in(parcel.records)), arrays)
-        for name in parcel.records:
-            few = {key: record for key, record in parcel.records.items() if key != name}
+        records = parcel.beside("reply", {})
+        assert list(records) == ["subnet0", "subnet1", "subnet2", "reply"]
+        assert tiny.same(wire.unpack(parcel.layout, pieces_in(records, "reply")), arrays)
+        for name in list(records)[:3]:
+            few = {key: record for key, record in records.items() if key != name}
             with pytest.raises(WireError, match=r"as 2 records of bytes|must come as .* bytes"):
-                wire.unpack(parcel.layout, pieces_in(few))
+                wire.unpack(parcel.layout, pieces_in(few, "reply"))
+
+    @pytest.mark.parametrize("size", [0, 1, ENCLOSED, ENCLOSED + 1])
+    def test_a_small_subnet_lies_beside_its_fields(self, size: int) -> None:
+        arrays = {"a": torch.arange(size).to(torch.uint8)}
+        parcel = wire.pack(arrays)
+        records = parcel.beside("reply", {"round": 1})
+        assert len(records) == (1 if size <= ENCLOSED else 2)
+        assert tiny.same(wire.unpack(parcel.layout, pieces_in(records, "reply")), arrays)
 
     def test_a_dtype_that_cannot_travel_is_named(self) -> None:
         with pytest.raises(WireError, match=r"'w' is complex64; convert it"):
@@ -166,13 +176,13 @@ class TestHostilePayloads:
         ids=range(8),
     )
     def test_a_record_that_is_no_piece(self, record: Any) -> None:
-        for records in ({"subnet0": record}, {"subnet1": self.parcel.records["subnet0"]}, {"subnet": record}):
+        for records in ({"subnet0": record}, {"subnet1": ConfigRecord({"bytes": b"a"})}, {"subnet": record}):
             with pytest.raises(WireError, match="comes as 1 records of bytes, but 'subnet0' is not one"):
-                pieces_in(records)
+                pieces_in(records, "reply")
 
-    def test_a_subnet_of_no_bytes_is_no_record(self) -> None:
-        assert wire.pack({}).records == {}
-        assert pieces_in({"reply": ConfigRecord()}) == ()
+    def test_a_message_without_bytes(self) -> None:
+        for fields in ({}, {"bytes": "text"}, {"bytes": [b"a"]}):
+            assert pieces_in({"reply": ConfigRecord(fields)}, "reply") == ()
 
 
 class TestWideRecord:
@@ -230,6 +240,17 @@ def order() -> wire.Order:
 TRAINED = {name: array + 1 if array.dtype != torch.bool else ~array for name, array in NARROW.items()}
 
 
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a small subnet travel as a large one does, in records of its own."""
+    monkeypatch.setattr(wire.parcel, "ENCLOSED", -1)
+
+
+def reply_either_way(data: st.DataObject) -> Message:
+    with mock.patch.object(wire.parcel, "ENCLOSED", data.draw(st.sampled_from([-1, ENCLOSED]))):
+        return reply()
+
+
 def reply(arrays: dict[str, Tensor] = TRAINED, **changed: Any) -> Message:
     opened = replace(order(), **changed)
     return wire.reply_message(opened, arrays, loss=0.5, seconds=0.1, reply_to=order_message())
@@ -272,6 +293,7 @@ class TestOrders:
         with pytest.raises(WireError, match=rf"{key}.*same version of ist_fed"):
             wire.open_order(message)
 
+    @pytest.mark.usefixtures("apart")
     @pytest.mark.parametrize(("key", "said"), [("order", "cannot be read .*'layout'"), ("subnet0", "but 0 came")])
     def test_a_missing_record_is_named(self, key: str, said: str) -> None:
         message = order_message()
@@ -281,7 +303,7 @@ class TestOrders:
 
     def test_no_configuration_of_the_users_is_no_record(self) -> None:
         message = wire.order_message(5, wire.pack(NARROW), FIELDS, ConfigRecord(), 60.0)
-        assert sorted(message.content) == ["order", "subnet0"]
+        assert sorted(message.content) == ["order"]
 
     def test_an_order_of_a_later_version_is_refused(self) -> None:
         with pytest.raises(WireError, match=r"unexpected keyword argument 'lease'.*same version"):
@@ -378,6 +400,7 @@ class TestReplies:
         with pytest.raises(WireError):
             opened(message)
 
+    @pytest.mark.usefixtures("apart")
     def test_records_that_are_missing_or_too_many(self) -> None:
         for change in (
             lambda content: content.pop("subnet0"),
@@ -386,6 +409,7 @@ class TestReplies:
             lambda content: content.update(subnet1=ConfigRecord({"bytes": b"x"})),
             lambda content: content.update(subnet0=ConfigRecord({"flat": b"x"})),
             lambda content: content.update(reply=MetricRecord({"round": 3})),
+            lambda content: content["reply"].update(bytes=b"twice"),
         ):
             message = reply()
             change(message.content)
@@ -552,14 +576,15 @@ KEYS = st.sampled_from(["round", "nonce", "digest", "layout", "error", "more"])
 def mutate(data: st.DataObject, message: Message) -> None:
     """One change to any part of a reply but the trained values themselves."""
     content = message.content
+    holder = "subnet0" if "subnet0" in content else "reply"
     kind = data.draw(st.sampled_from(["echo", "drop", "bytes", "record", "metric", "piece"]))
     if kind == "echo":
         content["reply"][data.draw(KEYS)] = data.draw(SCALARS)
     elif kind == "drop":
         del content[data.draw(st.sampled_from(["subnet0", "reply"]))]
     elif kind == "bytes":
-        whole = content["subnet0"]["bytes"]
-        content["subnet0"]["bytes"] = whole[: data.draw(st.integers(0, len(whole)))] + data.draw(st.binary(max_size=99))
+        whole = content[holder]["bytes"]
+        content[holder]["bytes"] = whole[: data.draw(st.integers(0, len(whole)))] + data.draw(st.binary(max_size=99))
     elif kind == "record":
         name = data.draw(st.sampled_from(["subnet0", "subnet1", "reply", "more"]))
         content[name] = data.draw(st.sampled_from([ArrayRecord(), ConfigRecord(), MetricRecord()]))
@@ -582,7 +607,7 @@ def outcome(message: Message) -> wire.Reply | None:
 
 @given(st.data())
 def test_a_reply_that_was_changed_anywhere_is_refused_or_harmless(data: st.DataObject) -> None:
-    message = reply()
+    message = reply_either_way(data)
     for _ in range(data.draw(st.integers(1, 3))):
         try:
             mutate(data, message)
@@ -597,13 +622,13 @@ def test_a_reply_that_was_changed_anywhere_is_refused_or_harmless(data: st.DataO
     assert all(bool(array.isfinite().all()) for array in received.arrays.values())
     content = message.content
     assert {**content["reply"]} | {"round": 3, "nonce": FIELDS["nonce"], "digest": LABEL.digest} == {**content["reply"]}
-    if pieces_in(content) == wire.pack(TRAINED).pieces:
+    if pieces_in(content, "reply") == wire.pack(TRAINED).pieces:
         assert tiny.same(dict(sorted(received.arrays.items())), dict(sorted(TRAINED.items())))
 
 
 @given(st.data())
 def test_flowers_bytes_with_some_flipped_never_crash_the_server(data: st.DataObject) -> None:
-    sent = bytearray(recorddict_to_proto(reply().content).SerializeToString())
+    sent = bytearray(recorddict_to_proto(reply_either_way(data).content).SerializeToString())
     for _ in range(data.draw(st.integers(1, 4))):
         sent[data.draw(st.integers(0, len(sent) - 1))] = data.draw(st.integers(0, 255))
     try:

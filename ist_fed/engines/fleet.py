@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import TypeVar
+from typing import TypeVar, cast
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it would print is said in sentences here
 
@@ -35,6 +35,7 @@ from flwr.supercore.fab import Fab
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
+    iterate_object_tree,
     no_object_id_recompute,
 )
 from flwr.supercore.inflatable.inflatable_protobuf_utils import (
@@ -42,7 +43,7 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_pull_object_fn_protobuf,
     make_push_object_fn_protobuf,
 )
-from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree, push_objects
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, pull_objects, push_objects
 from flwr.supercore.interceptors import RuntimeVersionClientInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.run import Run as FlowerRun
@@ -167,14 +168,11 @@ class Fleet:
             sizes.append(len(content))
             return content
 
-        message = pull_and_inflate_object_from_tree(
-            tree,
-            counted,
-            make_confirm_message_received_fn_protobuf(transfer(self._stub.ConfirmMessageReceived), node, run),
-            return_type=Message,
-            initial_backoff=OBJECT_S,
-            backoff_cap=20 * OBJECT_S,
-        )
+        objects = [part.object_id for part in iterate_object_tree(tree)]
+        # The first comes first; until it is there, no others are asked for.
+        contents = _pull(objects[:1], counted) | _pull(objects[1:], counted)
+        make_confirm_message_received_fn_protobuf(transfer(self._stub.ConfirmMessageReceived), node, run)(tree.object_id)
+        message = cast(Message, inflate_object_from_contents(tree.object_id, contents))
         if sum(sizes) >= _TELLING:
             self.link = sum(sizes) / (time.perf_counter() - began)
         message.metadata.__dict__["_message_id"] = tree.object_id  # a message does not hold its own id
@@ -230,3 +228,8 @@ class Fleet:
 
     def _transfer(self, function: Callable[..., Answer]) -> Callable[[object], Answer]:
         return lambda request: self._call(function, request, _TRANSFER_S)
+
+
+def _pull(objects: list[str], read: Callable[[str], bytes]) -> dict[str, bytes]:
+    """Objects by name, once they have reached the SuperLink."""
+    return pull_objects(objects, read, initial_backoff=OBJECT_S, backoff_cap=20 * OBJECT_S)

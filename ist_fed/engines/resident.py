@@ -23,6 +23,7 @@ from ist_fed.errors import FleetOver, FleetRefused, FleetUnknown, FleetUnreachab
 logger = logging.getLogger("ist_fed")
 
 _POLL_S, _IDLE_S = 0.3, 1.0  # between two questions for work: while a run goes on, and after a while without
+_PATIENCE = 5.0  # a server that answers slowly has much to do: so many times as long as it took until the next question
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0  # after a failure of the network
 _ADMISSION_S = 60.0  # in which a server comes to know a client
 _APP_RAISED = 2  # Flower's error code for an exception in a ClientApp
@@ -71,6 +72,7 @@ class Resident:
         logger.info("connected to %s as node %d", self._fleet.address, self._node)
         last = 0.0
         while not self._stop.is_set():
+            asked = time.monotonic()
             try:
                 message = self._insist(self._fleet.pull)
             except FleetOver as error:  # while its bytes came
@@ -80,7 +82,9 @@ class Resident:
                 self._answer(message)
                 last = time.monotonic()
             else:
-                self._stop.wait(_POLL_S if time.monotonic() - last < 30 else _IDLE_S)
+                now = time.monotonic()
+                pause = _POLL_S if now - last < 30 else _IDLE_S
+                self._stop.wait(max(pause, _PATIENCE * (now - asked)))
 
     def _join(self) -> int:
         """Join; a server that starts with this client may not know it for a moment."""

@@ -1,25 +1,28 @@
 """Flower's SuperLink, with three changes: `python -m ist_fed.engines.superlink …`.
 
 It logs whom it turned away and why; Flower tells the node only. It looks for tasks that have gone silent once a second;
-Flower does with every call, which writes to the database each time: calls wait for one another, and a round of a dozen
-clients takes seconds. And a call waits a minute for a busy database, where Flower's fails after five seconds. This
-relies on two private names of Flower's interceptor, one of its state and one of its database.
+Flower does with every call, which writes to the database each time. And calls go to the database one after another:
+SQLite has one writer at a time, and lets the others sleep and try again for up to five seconds, after which they fail;
+a dozen clients so cost a third of a round, in sleeping and in connections opened and thrown away. This relies on two
+private names of Flower's interceptor, one of its state and one of its database.
 """
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from logging import WARNING
 from typing import Any
 
 import grpc
 from flwr.common import log
 from flwr.server.superlink.fleet.grpc_rere import node_auth_server_interceptor as interceptor
-from flwr.supercore import constant, sql_mixin
 from flwr.supercore.corestate.sql_corestate import SqlCoreState
+from flwr.supercore.sql_mixin import SqlMixin
 from flwr.superlink.cli.flower_superlink import flower_superlink
+from sqlalchemy.orm import Session
 
 _TIDY_S = 1.0
-_BUSY_MS = 60_000
 
 MARK = "turned a node away"
 
@@ -70,14 +73,20 @@ def tidy_seldom() -> None:
     SqlCoreState._cleanup_expired_task_tokens = seldom  # type: ignore[method-assign]
 
 
-def wait_longer() -> None:
-    """Let a call wait for a busy database, and not fail."""
-    pragmas = {**dict(constant.SQLITE_PRAGMAS), "busy_timeout": str(_BUSY_MS)}
-    sql_mixin.SQLITE_PRAGMAS = tuple(pragmas.items())  # type: ignore
+def one_by_one() -> None:
+    """Let calls take turns at the database."""
+    session, turn = SqlMixin.session, threading.RLock()  # a call may open a session within its own
+
+    @contextmanager
+    def in_turn(self: SqlMixin) -> Iterator[Session]:
+        with turn, session(self) as opened:
+            yield opened
+
+    SqlMixin.session = in_turn  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
     tell()
     tidy_seldom()
-    wait_longer()
+    one_by_one()
     flower_superlink()

@@ -13,7 +13,7 @@ from ist_fed.errors import WireError
 from ist_fed.flat import Flat
 from ist_fed.wire.excerpt import excerpt
 from ist_fed.wire.parcel import Parcel, digest_of, pieces_in, unpack
-from ist_fed.wire.records import EXTRA, ORDER, Records, record_of
+from ist_fed.wire.records import EXTRA, ORDER, record_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +58,7 @@ def order_message(node: int, parcel: Parcel, order: Mapping[str, Any], extra: Co
         extra: Flower's `train_config`, passed on as it is.
         ttl: seconds until the order lapses.
     """
-    fields = ConfigRecord({"fields": json.dumps(dict(order)), "layout": parcel.layout})  # Flower pays per key, too
-    records: Records = {**parcel.records, ORDER: fields}
+    records = parcel.beside(ORDER, {"fields": json.dumps(dict(order))})  # Flower pays per key, too
     if extra:
         records[EXTRA] = extra
     return Message(RecordDict(records), node, MessageType.TRAIN, group_id=str(order["round"]), ttl=ttl)
@@ -73,7 +72,7 @@ def open_order(message: Message) -> Order:
     """
     try:
         config = record_of(message.content, ORDER, ConfigRecord)
-        pieces = pieces_in(message.content)
+        pieces = pieces_in(message.content, ORDER)
         arrays = unpack(str(config["layout"]), pieces)
         order = Order(arrays=arrays, digest=digest_of(pieces), **json.loads(str(config["fields"])))
     except WireError:

@@ -20,12 +20,15 @@ from ist_fed.arrays import Arrays
 from ist_fed.errors import WireError
 from ist_fed.flat import Flat, Layout, layout_of
 from ist_fed.wire.excerpt import excerpt
-from ist_fed.wire.records import Records
+from ist_fed.wire.records import Fields, Records
 
 PIECE = 1 << 22
 """Bytes in a record, but for the last one's."""
 
-_SUBNET, _BYTES = "subnet", "bytes"
+ENCLOSED = 1 << 17
+"""Bytes up to which a subnet lies in the record of its order or reply: a record of its own costs a call on its way."""
+
+_SUBNET, _BYTES, _LAYOUT = "subnet", "bytes", "layout"
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,16 @@ class Parcel:
         return sum(len(piece) for piece in self.pieces)
 
     @cached_property
-    def records(self) -> Records:
+    def _records(self) -> Records:
         """The bytes in Flower's records; a cohort's messages share them."""
         return {_name(number): ConfigRecord({_BYTES: piece}) for number, piece in enumerate(self.pieces)}
+
+    def beside(self, key: str, fields: Fields) -> Records:
+        """The records of a message: one of fields, with a small subnet in it, and those of a larger subnet."""
+        fields = {**fields, _LAYOUT: self.layout}
+        if self.size <= ENCLOSED:
+            return {key: ConfigRecord({**fields, _BYTES: b"".join(self.pieces)})}
+        return {**self._records, key: ConfigRecord(fields)}
 
     def label(self) -> Label:
         """What to remember of it."""
@@ -89,14 +99,16 @@ def pack(arrays: Arrays) -> Parcel:
     return Parcel(layout, tuple(whole[start : start + PIECE] for start in range(0, len(whole), PIECE)))
 
 
-def pieces_in(records: Mapping[str, object]) -> tuple[bytes, ...]:
-    """The pieces of the parcel that a message holds.
+def pieces_in(records: Mapping[str, object], key: str) -> tuple[bytes, ...]:
+    """The pieces of the parcel that a message holds beside the fields named `key`.
 
     Raises:
         WireError: a piece is missing, or is no bytes.
     """
-    numbers = range(sum(key.startswith(_SUBNET) for key in records))
-    pieces = []
+    fields = records.get(key)
+    enclosed = fields.get(_BYTES) if isinstance(fields, ConfigRecord) else None
+    pieces = [enclosed] if isinstance(enclosed, bytes) else []
+    numbers = range(sum(name.startswith(_SUBNET) for name in records))
     for name in map(_name, numbers):
         record = records.get(name)
         piece = record.get(_BYTES) if isinstance(record, ConfigRecord) and len(record) == 1 else None

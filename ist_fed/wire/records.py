@@ -4,6 +4,7 @@ from typing import TypeVar
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app.typing import ConfigRecordValues
 
 from ist_fed.arrays import Arrays
 from ist_fed.errors import WireError
@@ -11,6 +12,9 @@ from ist_fed.wire.excerpt import excerpt
 
 Records = dict[str, ArrayRecord | MetricRecord | ConfigRecord]
 """What a message holds, as Flower's `RecordDict` takes it."""
+
+Fields = dict[str, ConfigRecordValues]
+"""What a record of ours holds."""
 
 Kind = TypeVar("Kind", ArrayRecord, ConfigRecord, MetricRecord)
 

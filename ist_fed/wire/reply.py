@@ -13,7 +13,7 @@ from ist_fed.flat import Flat
 from ist_fed.wire.excerpt import excerpt
 from ist_fed.wire.order import Order
 from ist_fed.wire.parcel import Label, pack, pieces_in, unpack_checked
-from ist_fed.wire.records import REPLY, content_of, record_of
+from ist_fed.wire.records import REPLY, Fields, content_of, record_of
 
 _ERROR_CHARACTERS = 2000  # longest reason that a client sends
 
@@ -37,18 +37,9 @@ class Reply:
 
 def reply_message(order: Order, arrays: Arrays, *, loss: float, seconds: float, reply_to: Message) -> Message:
     """The message that brings a trained subnet back."""
-    parcel = pack(arrays)
-    answer = ConfigRecord(
-        {
-            "round": order.round,
-            "nonce": order.nonce,
-            "digest": order.digest,
-            "layout": parcel.layout,
-            "loss": float(loss),
-            "seconds": float(seconds),
-        }
-    )
-    return Message(RecordDict({**parcel.records, REPLY: answer}), reply_to=reply_to)
+    echo: Fields = {"round": order.round, "nonce": order.nonce, "digest": order.digest}
+    answer = {**echo, "loss": float(loss), "seconds": float(seconds)}
+    return Message(RecordDict(pack(arrays).beside(REPLY, answer)), reply_to=reply_to)
 
 
 def refusal_message(reason: str, *, reply_to: Message) -> Message:
@@ -74,7 +65,7 @@ def open_reply(message: Message, *, round: int, nonce: str, label: Label) -> Rep
     _check_echo(echo, round, nonce, label)
     if any(isinstance(record, ArrayRecord) for record in content.values()):
         raise WireError("a reply must hold the subnet and no other arrays, but holds more")
-    arrays = unpack_checked(label.layout, pieces_in(content))
+    arrays = unpack_checked(label.layout, pieces_in(content, REPLY))
     loss, seconds = _number(echo.get("loss")), _number(echo.get("seconds"))
     return Reply(arrays=arrays, size=label.size, loss=loss, seconds=seconds if seconds >= 0 else float("nan"))
 

@@ -1,11 +1,16 @@
 """The connection to Flower's Fleet API: the private names it stands on, and what is made of errors."""
 
 import inspect
+import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
+from pathlib import Path
 
 import grpc
 import pytest
 from flwr.supercore.error import ApiErrorCode
+from sqlalchemy import create_engine
+from sqlalchemy.orm import sessionmaker
 
 from ist_fed.engines.reasons import explain
 from ist_fed.errors import FleetOver, FleetRefused, FleetUnknown, FleetUnreachable
@@ -16,13 +21,21 @@ PRIVATE = {  # module → name → arguments that are passed by name or position
     "flwr.proto.fleet_pb2": {"ActivateNodeRequest": 0, "DeactivateNodeRequest": 0, "RegisterNodeFleetRequest": 0},
     "flwr.proto.fleet_pb2_grpc": {"FleetStub": 1},
     "flwr.proto.node_pb2": {"Node": 0, "NodeInfo": 0},
-    "flwr.supercore.inflatable.inflatable_object": {"get_all_nested_objects": 1, "get_object_tree": 1},
+    "flwr.supercore.inflatable.inflatable_object": {
+        "get_all_nested_objects": 1,
+        "get_object_tree": 1,
+        "iterate_object_tree": 1,
+    },
     "flwr.supercore.inflatable.inflatable_protobuf_utils": {
         "make_confirm_message_received_fn_protobuf": 3,
         "make_pull_object_fn_protobuf": 3,
         "make_push_object_fn_protobuf": 4,
     },
-    "flwr.supercore.inflatable.inflatable_utils": {"pull_and_inflate_object_from_tree": 3, "push_objects": 2},
+    "flwr.supercore.inflatable.inflatable_utils": {
+        "inflate_object_from_contents": 2,
+        "pull_objects": 2,
+        "push_objects": 2,
+    },
     "flwr.supercore.interceptors": {"RuntimeVersionClientInterceptor": 1, "RuntimeVersionHttpInterceptor": 1},
     "flwr.supercore.control": {"ControlHttpClient": 1},
     "flwr.cli.build": {"build_fab_from_disk": 1},
@@ -45,8 +58,8 @@ def test_flower_still_has_the_private_names_that_are_relied_on(module: str) -> N
 def test_the_superlinks_changes_find_what_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is undone again, for the names are Flower's own."""
     from flwr.server.superlink.fleet.grpc_rere import node_auth_server_interceptor as interceptor
-    from flwr.supercore import sql_mixin
     from flwr.supercore.corestate.sql_corestate import SqlCoreState
+    from flwr.supercore.sql_mixin import SqlMixin
 
     from ist_fed.engines import superlink
 
@@ -55,23 +68,46 @@ def test_the_superlinks_changes_find_what_they_change(monkeypatch: pytest.Monkey
     wrap = interceptor.NodeAuthServerInterceptor._wrap_method_handler
     monkeypatch.setattr(interceptor.NodeAuthServerInterceptor, "_wrap_method_handler", wrap)
     monkeypatch.setattr(SqlCoreState, "_cleanup_expired_task_tokens", lambda self: calls.append(self))
-    monkeypatch.setattr(sql_mixin, "SQLITE_PRAGMAS", sql_mixin.SQLITE_PRAGMAS)
+    monkeypatch.setattr(SqlMixin, "session", SqlMixin.session)
     superlink.tell()
     superlink.tidy_seldom()
-    superlink.wait_longer()
+    superlink.one_by_one()
     for _ in range(3):
         SqlCoreState._cleanup_expired_task_tokens(None)  # type: ignore[arg-type]
     assert calls == [None]
-    assert dict(sql_mixin.SQLITE_PRAGMAS)["busy_timeout"] == "60000"
-    assert dict(sql_mixin.SQLITE_PRAGMAS)["journal_mode"] == "WAL"
+
+
+def test_calls_take_turns_at_the_superlinks_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from flwr.supercore.sql_mixin import SqlMixin
+
+    from ist_fed.engines import superlink
+
+    monkeypatch.setattr(SqlMixin, "session", SqlMixin.session)
+    superlink.one_by_one()
+    state = SqlMixin(str(tmp_path / "state.db"))
+    state._session_factory = sessionmaker(bind=create_engine(state.database_url))
+    inside, most = 0, 0
+
+    def call() -> None:
+        nonlocal inside, most
+        with state.session() as outer, state.session() as inner:
+            assert inner is outer
+            inside += 1
+            most = max(most, inside)
+            time.sleep(0.01)
+            inside -= 1
+
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(call) for _ in range(8)]:
+            done.result()
+    assert most == 1
 
 
 def test_flowers_wait_for_an_object_is_a_default_that_can_be_shortened() -> None:
-    from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree, pull_objects
+    from flwr.supercore.inflatable.inflatable_utils import pull_objects
 
-    for function in (pull_objects, pull_and_inflate_object_from_tree):
-        parameters = inspect.signature(function).parameters
-        assert parameters["initial_backoff"].kind is parameters["backoff_cap"].kind is inspect.Parameter.KEYWORD_ONLY
+    parameters = inspect.signature(pull_objects).parameters
+    assert parameters["initial_backoff"].kind is parameters["backoff_cap"].kind is inspect.Parameter.KEYWORD_ONLY
 
 
 class Failed(grpc.RpcError):
