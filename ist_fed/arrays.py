@@ -38,8 +38,13 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 @torch.no_grad()
-def load_arrays(module: nn.Module, arrays: Arrays) -> None:
+def load_arrays(module: nn.Module, arrays: Arrays, *, share: bool = False) -> None:
     """Copy `arrays` into `module`, strictly: the same names, shapes and dtypes.
+
+    Args:
+        module: changed in place.
+        arrays: its state.
+        share: let parameters be the arrays themselves where both are on one device, for a module that is not trained.
 
     Raises:
         AxesError: a name, a shape or a dtype differs; the module is as it was.
@@ -54,8 +59,12 @@ def load_arrays(module: nn.Module, arrays: Arrays) -> None:
                 f"array '{name}' must be {tuple(target.shape)} {target.dtype}, "
                 f"but is {tuple(source.shape)} {source.dtype}"
             )
+    parameters = dict(module.named_parameters()) if share else {}
     for name, target in own.items():
-        target.copy_(arrays[name])
+        if name in parameters and arrays[name].device == target.device:
+            parameters[name].data = arrays[name]
+        else:
+            target.copy_(arrays[name])
 
 
 def build_on_meta(build: Build, sizes: Mapping[str, int]) -> nn.Module:

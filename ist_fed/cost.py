@@ -31,7 +31,7 @@ class Cost:
         bytes: of the whole state, buffers included: what travels one way in a round.
         memory: bytes that a client needs for it at its peak, where it trains: the network, gradients, the optimiser's
             state and what it makes on the way, activations of one batch. Unless that is a GPU with memory of its own,
-            the subnet as it came and the packed reply, too.
+            at least the network and the subnet as it came, or as it goes.
         flops: floating-point operations of one local step, forward and backward.
     """
 
@@ -70,8 +70,7 @@ def cost(
     state = sum(array.nbytes for array in arrays_of(model).values())
     memory, flops = _two_steps(task, sizes, training, _shape_of_batch(task, training, data), device, amp)
     if shares_memory(device):
-        # What came is held to the end. The reply is made when the optimiser is gone: first in a row, then in pieces.
-        memory = state + max(memory, 3 * state)
+        memory = max(memory, 2 * state)  # the network beside the subnet as it came, and later beside the packed reply
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Cost(parameters=parameters, bytes=state, memory=memory, flops=flops)
 

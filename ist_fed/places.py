@@ -93,9 +93,11 @@ def write(target: Tensor, places: Indices, value: Tensor) -> None:
 
 
 def put(array: Tensor, parts: Sequence[tuple[Indices, Tensor]]) -> Tensor:
-    """A copy of `array` with parts written in that share no coordinate."""
+    """A copy of `array` with parts written in that share no coordinate; a part that covers it all is returned as is."""
     split = {tuple(at for at, index in enumerate(places) if index is not None) for places, _ in parts}
     match [*split]:
+        case [()]:
+            return parts[-1][1]
         case [(at,)] if at > 0:
             return _gather(array, at, parts)
     out = array.clone(memory_format=torch.contiguous_format)

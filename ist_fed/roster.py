@@ -12,6 +12,7 @@ from ist_fed import wire
 from ist_fed.capacity import adapted
 from ist_fed.device import format_bytes
 from ist_fed.errors import RoundError, WireError
+from ist_fed.exchange import exchange
 from ist_fed.round import Client
 from ist_fed.train import Training
 
@@ -93,15 +94,15 @@ class Roster:
         if not nodes:
             return {}
         questions = {node: wire.profile_question(node, timeout, self._sizes, self._training) for node in nodes}
-        answers = list(grid.send_and_receive(list(questions.values()), timeout=timeout))
+        silent = dict.fromkeys(nodes, "no answer in time")
+        answers = list(exchange(grid, list(questions.values()), timeout, silent.__setitem__))
         given = {answer.metadata.reply_to_message_id: answer for answer in answers}
-        silent: dict[int, str] = {}
         steps: dict[int, tuple[float, float]] = {}
         for node, question in questions.items():
             answer = given.get(question.metadata.message_id)
             if answer is None:
-                silent[node] = "no answer in time"
                 continue
+            del silent[node]
             try:
                 profile = wire.open_profile(answer)
                 self._known[node], steps[node] = self._client(node, profile), (1.0, profile.step_seconds)

@@ -1,8 +1,7 @@
 """Independent Subnet Training as a Flower strategy. It only orchestrates: decode, one pure call, encode."""
 
 import logging
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
 
@@ -17,7 +16,7 @@ from ist_fed.axes import infer
 from ist_fed.capacity import share
 from ist_fed.coverage import Coverage
 from ist_fed.errors import RoundError
-from ist_fed.liveness import Liveness
+from ist_fed.exchange import exchange
 from ist_fed.roster import Roster, Weighting
 from ist_fed.round import Round, RoundReport
 from ist_fed.rules import Node, Rule, plan_round
@@ -114,10 +113,11 @@ class IndependentSubnetTraining(Strategy):
         self.summary()
         result = Result()
         arrays = wire.from_record(initial_arrays, self._template)
+        del initial_arrays  # nobody needs them beside
         _evaluate(evaluate_fn, first_round - 1, arrays, result)
         for number in range(first_round, num_rounds + 1):
             this, messages = self._orders(number, arrays, train_config or ConfigRecord(), grid, timeout)
-            report = self._merge(this, self._replies(this, grid, messages, timeout))
+            report = self._merge(this, exchange(grid, messages, timeout, this.lost))
             arrays = report.arrays
             result.train_metrics_clientapp[number] = _metrics(report)
             _evaluate(evaluate_fn, number, arrays, result)
@@ -192,25 +192,6 @@ class IndependentSubnetTraining(Strategy):
                     this.sent(clients[node], units, nonce, label, message)
                     messages.append(message)
         return this, messages
-
-    def _replies(self, this: Round, grid: Grid, messages: list[Message], timeout: float) -> Iterator[Message]:
-        """Push the orders, and yield replies as they arrive, until none is to be had any more or the time is up."""
-        liveness = Liveness(grid)
-        keys = grid.push_messages(messages)
-        owing = {key: message.metadata.dst_node_id for key, message in zip(keys, messages, strict=True) if key}
-        messages.clear()  # the grid holds them now
-        deadline, pause = time.monotonic() + timeout, 0.01
-        while owing and time.monotonic() < deadline:
-            replies = list(grid.pull_messages(set(owing)))
-            for reply in replies:
-                owing.pop(reply.metadata.reply_to_message_id, None)
-            yield from replies
-            for node, reason in liveness.gone(set(owing.values())).items():
-                this.lost(node, reason)
-                owing = {key: other for key, other in owing.items() if other != node}
-            pause = 0.01 if replies else min(0.5, 1.5 * pause)
-            if owing and not replies:
-                time.sleep(pause)
 
     def _merge(self, this: Round, replies: Iterable[Message]) -> RoundReport:
         with this.timed("wait"):

@@ -99,7 +99,7 @@ class Worker:
         return wire.refusal_message(reason, reply_to=message)
 
     def _follow(self, message: Message) -> Message:
-        order = wire.open_order(message)
+        order = wire.open_order(message, take=True)
         training = _training_of(order.training)
         rng = generator(order.seed, order.round, "batches", self._profile.client)
         self._check_arrays(order.sizes, order.arrays)
@@ -113,6 +113,7 @@ class Worker:
         seconds = time.perf_counter() - started
         parameters = sum(parameter.numel() for parameter in model.parameters())
         self._step_seconds = seconds / order.local_steps / max(1, parameters) * 1e6
+        model.zero_grad()  # gives their memory back
         return wire.reply_message(order, arrays_of(model), loss=loss, seconds=seconds, reply_to=message)
 
     def _check_arrays(self, sizes: dict[str, int], arrays: Arrays) -> None:

@@ -22,7 +22,8 @@ from torch import Tensor
 from ist_fed import wire
 from ist_fed.errors import WireError
 from ist_fed.train import Training
-from ist_fed.wire.parcel import ENCLOSED, PIECE, pieces_in
+from ist_fed.wire.parcel import ENCLOSED, PIECE, take_pieces
+from ist_fed.wire.piece import Piece
 
 DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool,
@@ -97,11 +98,31 @@ class TestPack:
         assert [len(piece) for piece in parcel.pieces] == [PIECE, PIECE, 12]
         records = parcel.beside("reply", {})
         assert list(records) == ["subnet0", "subnet1", "subnet2", "reply"]
-        assert tiny.same(wire.unpack(parcel.layout, pieces_in(records, "reply")), arrays)
+        assert tiny.same(wire.unpack(parcel.layout, take_pieces(records, "reply")), arrays)
         for name in list(records)[:3]:
             few = {key: record for key, record in records.items() if key != name}
             with pytest.raises(WireError, match=r"as 2 records of bytes|must come as .* bytes"):
-                wire.unpack(parcel.layout, pieces_in(few, "reply"))
+                wire.unpack(parcel.layout, take_pieces(few, "reply"))
+
+    @pytest.mark.parametrize("size", [0, 1, 127, 128, 1 << 14, PIECE])
+    def test_a_piece_travels_as_flowers_own_record_would(self, size: int) -> None:
+        content = bytes(range(256)) * (size // 256) + bytes(size % 256)
+        piece, plain = Piece(content), ConfigRecord({"bytes": content})
+        assert piece.deflate() == plain.deflate()
+        assert piece.object_id == plain.object_id
+        assert ConfigRecord.inflate(piece.deflate()) == plain
+        piece["bytes"] = plain["bytes"] = b"others"
+        assert piece.object_id == plain.object_id
+
+    def test_pieces_are_let_go_as_they_are_joined(self) -> None:
+        arrays = {"a": torch.rand(PIECE)}
+        parcel = wire.pack(arrays)
+        records = parcel.beside("reply", {})
+        del parcel
+        pieces = take_pieces(records, "reply")
+        assert list(records) == ["reply"]
+        assert tiny.same(wire.unpack(str(records["reply"]["layout"]), pieces), arrays)
+        assert pieces == []
 
     @pytest.mark.parametrize("size", [0, 1, ENCLOSED, ENCLOSED + 1])
     def test_a_small_subnet_lies_beside_its_fields(self, size: int) -> None:
@@ -109,7 +130,7 @@ class TestPack:
         parcel = wire.pack(arrays)
         records = parcel.beside("reply", {"round": 1})
         assert len(records) == (1 if size <= ENCLOSED else 2)
-        assert tiny.same(wire.unpack(parcel.layout, pieces_in(records, "reply")), arrays)
+        assert tiny.same(wire.unpack(parcel.layout, take_pieces(records, "reply")), arrays)
 
     def test_a_dtype_that_cannot_travel_is_named(self) -> None:
         with pytest.raises(WireError, match=r"'w' is complex64; convert it"):
@@ -178,11 +199,11 @@ class TestHostilePayloads:
     def test_a_record_that_is_no_piece(self, record: Any) -> None:
         for records in ({"subnet0": record}, {"subnet1": ConfigRecord({"bytes": b"a"})}, {"subnet": record}):
             with pytest.raises(WireError, match="comes as 1 records of bytes, but 'subnet0' is not one"):
-                pieces_in(records, "reply")
+                take_pieces(records, "reply")
 
     def test_a_message_without_bytes(self) -> None:
         for fields in ({}, {"bytes": "text"}, {"bytes": [b"a"]}):
-            assert pieces_in({"reply": ConfigRecord(fields)}, "reply") == ()
+            assert take_pieces({"reply": ConfigRecord(fields)}, "reply") == []
 
 
 class TestWideRecord:
@@ -622,7 +643,7 @@ def test_a_reply_that_was_changed_anywhere_is_refused_or_harmless(data: st.DataO
     assert all(bool(array.isfinite().all()) for array in received.arrays.values())
     content = message.content
     assert {**content["reply"]} | {"round": 3, "nonce": FIELDS["nonce"], "digest": LABEL.digest} == {**content["reply"]}
-    if pieces_in(content, "reply") == wire.pack(TRAINED).pieces:
+    if take_pieces(content, "reply") == [*wire.pack(TRAINED).pieces]:
         assert tiny.same(dict(sorted(received.arrays.items())), dict(sorted(TRAINED.items())))
 
 

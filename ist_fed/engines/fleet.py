@@ -171,7 +171,8 @@ class Fleet:
         objects = [part.object_id for part in iterate_object_tree(tree)]
         # The first comes first; until it is there, no others are asked for.
         contents = _pull(objects[:1], counted) | _pull(objects[1:], counted)
-        make_confirm_message_received_fn_protobuf(transfer(self._stub.ConfirmMessageReceived), node, run)(tree.object_id)
+        confirm = make_confirm_message_received_fn_protobuf(transfer(self._stub.ConfirmMessageReceived), node, run)
+        confirm(tree.object_id)
         message = cast(Message, inflate_object_from_contents(tree.object_id, contents))
         if sum(sizes) >= _TELLING:
             self.link = sum(sizes) / (time.perf_counter() - began)

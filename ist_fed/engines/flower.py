@@ -49,6 +49,7 @@ def environment(home: Path) -> dict[str, str]:
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "MALLOC_MMAP_THRESHOLD_": str(1 << 20),  # see `device.return_freed_memory`
         "GRPC_VERBOSITY": "INFO",  # a failed handshake is said at this level
         # Flower starts its programs by bare name, and a user's own task may lie in the folder of the command.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),

@@ -12,7 +12,7 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from ist_fed.errors import WireError
 from ist_fed.flat import Flat
 from ist_fed.wire.excerpt import excerpt
-from ist_fed.wire.parcel import Parcel, digest_of, pieces_in, unpack
+from ist_fed.wire.parcel import Parcel, digest_of, take_pieces, unpack
 from ist_fed.wire.records import EXTRA, ORDER, record_of
 
 
@@ -64,17 +64,22 @@ def order_message(node: int, parcel: Parcel, order: Mapping[str, Any], extra: Co
     return Message(RecordDict(records), node, MessageType.TRAIN, group_id=str(order["round"]), ttl=ttl)
 
 
-def open_order(message: Message) -> Order:
+def open_order(message: Message, *, take: bool = False) -> Order:
     """Read an order on the client.
+
+    Args:
+        message: as it came.
+        take: take a large subnet out of the message, so that it is in memory once.
 
     Raises:
         WireError: it was not sent by this version of ist_fed.
     """
     try:
         config = record_of(message.content, ORDER, ConfigRecord)
-        pieces = pieces_in(message.content, ORDER)
+        pieces = take_pieces(message.content if take else dict(message.content), ORDER)
+        digest = digest_of(pieces)
         arrays = unpack(str(config["layout"]), pieces)
-        order = Order(arrays=arrays, digest=digest_of(pieces), **json.loads(str(config["fields"])))
+        order = Order(arrays=arrays, digest=digest, **json.loads(str(config["fields"])))
     except WireError:
         raise
     except (KeyError, TypeError, ValueError, RecursionError) as error:

@@ -7,7 +7,7 @@ each: an `ArrayRecord` would be four objects on the wire where this is one, each
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import isfinite, prod
@@ -20,7 +20,8 @@ from ist_fed.arrays import Arrays
 from ist_fed.errors import WireError
 from ist_fed.flat import Flat, Layout, layout_of
 from ist_fed.wire.excerpt import excerpt
-from ist_fed.wire.records import Fields, Records
+from ist_fed.wire.piece import BYTES, Piece
+from ist_fed.wire.records import Fields, Record, Records
 
 PIECE = 1 << 22
 """Bytes in a record, but for the last one's."""
@@ -28,7 +29,7 @@ PIECE = 1 << 22
 ENCLOSED = 1 << 17
 """Bytes up to which a subnet lies in the record of its order or reply: a record of its own costs a call on its way."""
 
-_SUBNET, _BYTES, _LAYOUT = "subnet", "bytes", "layout"
+_SUBNET, _LAYOUT = "subnet", "layout"
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,13 @@ class Parcel:
     @cached_property
     def _records(self) -> Records:
         """The bytes in Flower's records; a cohort's messages share them."""
-        return {_name(number): ConfigRecord({_BYTES: piece}) for number, piece in enumerate(self.pieces)}
+        return {_name(number): Piece(piece) for number, piece in enumerate(self.pieces)}
 
     def beside(self, key: str, fields: Fields) -> Records:
         """The records of a message: one of fields, with a small subnet in it, and those of a larger subnet."""
         fields = {**fields, _LAYOUT: self.layout}
         if self.size <= ENCLOSED:
-            return {key: ConfigRecord({**fields, _BYTES: b"".join(self.pieces)})}
+            return {key: ConfigRecord({**fields, BYTES: b"".join(self.pieces)})}
         return {**self._records, key: ConfigRecord(fields)}
 
     def label(self) -> Label:
@@ -95,35 +96,52 @@ def pack(arrays: Arrays) -> Parcel:
             )
     named = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, _NAMES[item[1].dtype]))
     layout = _write_layout(tuple((name, array.dtype, tuple(array.shape)) for name, array in named))
-    whole = b"".join(_bytes_of(array) for _, array in named)
-    return Parcel(layout, tuple(whole[start : start + PIECE] for start in range(0, len(whole), PIECE)))
+    return Parcel(layout, tuple(_pieces(_bytes_of(array) for _, array in named)))
 
 
-def pieces_in(records: Mapping[str, object], key: str) -> tuple[bytes, ...]:
-    """The pieces of the parcel that a message holds beside the fields named `key`.
+def _pieces(arrays: Iterable[memoryview]) -> Iterator[bytes]:
+    """Bytes one behind another, cut to pieces; the whole is never in memory beside them."""
+    open, room = list[memoryview](), PIECE
+    for array in arrays:
+        while len(array) >= room:
+            yield b"".join([*open, array[:room]])
+            array, open, room = array[room:], [], PIECE
+        open.append(array)
+        room -= len(array)
+    if room < PIECE:
+        yield b"".join(open)
+
+
+def take_pieces(records: MutableMapping[str, Record], key: str) -> list[bytes]:
+    """The pieces of the parcel that a message holds beside the fields named `key`; records that hold
+    nothing else are taken out, so that the bytes can be let go.
 
     Raises:
         WireError: a piece is missing, or is no bytes.
     """
     fields = records.get(key)
-    enclosed = fields.get(_BYTES) if isinstance(fields, ConfigRecord) else None
+    enclosed = fields.get(BYTES) if isinstance(fields, ConfigRecord) else None
     pieces = [enclosed] if isinstance(enclosed, bytes) else []
     numbers = range(sum(name.startswith(_SUBNET) for name in records))
     for name in map(_name, numbers):
-        record = records.get(name)
-        piece = record.get(_BYTES) if isinstance(record, ConfigRecord) and len(record) == 1 else None
+        record = records.pop(name, None)
+        piece = record.get(BYTES) if isinstance(record, ConfigRecord) and len(record) == 1 else None
         if not isinstance(piece, bytes):
             raise WireError(f"a subnet comes as {len(numbers)} records of bytes, but '{name}' is not one")
         pieces.append(piece)
-    return tuple(pieces)
+    return pieces
 
 
 def _name(number: int) -> str:
     return f"{_SUBNET}{number}"
 
 
-def unpack(layout: str, pieces: Sequence[bytes]) -> Flat:
-    """The arrays of a parcel, without copying its bytes; they must not be written to.
+def unpack(layout: str, pieces: list[bytes]) -> Flat:
+    """The arrays of a parcel; they must not be written to.
+
+    Args:
+        layout: of the parcel.
+        pieces: its bytes. A single piece is not copied; of several each is let go as soon as it is.
 
     Raises:
         WireError: the layout cannot be read, or does not multiply out to the bytes that came.
@@ -134,7 +152,7 @@ def unpack(layout: str, pieces: Sequence[bytes]) -> Flat:
     return Flat(runs, [part.view(run.dtype) for run, part in zip(runs, parts, strict=True)])
 
 
-def unpack_checked(layout: str, pieces: Sequence[bytes]) -> Flat:
+def unpack_checked(layout: str, pieces: list[bytes]) -> Flat:
     """The same, once every float is known to be finite and every boolean to be one.
 
     Raises:
@@ -189,14 +207,25 @@ def _is_shape(shape: object) -> bool:
     return lengths and prod(max(1, length) for length in shape) < 1 << 60
 
 
-def _payload(pieces: Sequence[bytes], expected: int) -> Tensor:
-    """The bytes as a tensor, which shares memory with a single piece."""
+def _payload(pieces: list[bytes], expected: int) -> Tensor:
+    """The bytes as a tensor."""
     if (came := sum(len(piece) for piece in pieces)) != expected:
         raise WireError(f"a subnet must come as {expected} bytes, but {came} came")
     if expected == 0:
         return torch.empty(0, dtype=torch.uint8)
+    if len(pieces) == 1:
+        return _tensor(pieces[0])
+    whole, end = torch.empty(expected, dtype=torch.uint8), expected
+    while pieces:
+        piece = _tensor(pieces.pop())
+        whole[end - len(piece) : end] = piece
+        end -= len(piece)
+    return whole
+
+
+def _tensor(piece: bytes) -> Tensor:
     with warnings.catch_warnings(action="ignore"):  # that the bytes are read-only, which is what we want
-        return torch.frombuffer(pieces[0] if len(pieces) == 1 else b"".join(pieces), dtype=torch.uint8)
+        return torch.frombuffer(piece, dtype=torch.uint8) if piece else torch.empty(0, dtype=torch.uint8)
 
 
 def digest_of(pieces: Sequence[bytes]) -> str:
@@ -214,7 +243,7 @@ def _bytes_of(array: Tensor) -> memoryview:
         array = array.detach().cpu().contiguous()
     if array.dtype == torch.bfloat16:  # NumPy has none
         array = array.view(torch.int16)
-    return array.numpy().data
+    return array.numpy().data.cast("B")
 
 
 _DTYPES = {

@@ -10,7 +10,8 @@ from ist_fed.arrays import Arrays
 from ist_fed.errors import WireError
 from ist_fed.wire.excerpt import excerpt
 
-Records = dict[str, ArrayRecord | MetricRecord | ConfigRecord]
+Record = ArrayRecord | MetricRecord | ConfigRecord
+Records = dict[str, Record]
 """What a message holds, as Flower's `RecordDict` takes it."""
 
 Fields = dict[str, ConfigRecordValues]
@@ -69,7 +70,8 @@ def from_record(record: ArrayRecord, like: Arrays) -> dict[str, torch.Tensor]:
             raise WireError(
                 f"the initial arrays must be this model's state, but lack '{name}'; they have {list(record)}"
             )
-        array = torch.from_numpy(record[name].numpy().copy())
+        given = record[name].numpy()  # made for us, as a rule
+        array = torch.from_numpy(given if given.flags.writeable else given.copy())
         if template.dtype == torch.bfloat16 and array.dtype == torch.int16:
             array = array.view(torch.bfloat16)
         if (array.shape, array.dtype) != (template.shape, template.dtype):

@@ -12,7 +12,7 @@ from ist_fed.errors import WireError
 from ist_fed.flat import Flat
 from ist_fed.wire.excerpt import excerpt
 from ist_fed.wire.order import Order
-from ist_fed.wire.parcel import Label, pack, pieces_in, unpack_checked
+from ist_fed.wire.parcel import Label, pack, take_pieces, unpack_checked
 from ist_fed.wire.records import REPLY, Fields, content_of, record_of
 
 _ERROR_CHARACTERS = 2000  # longest reason that a client sends
@@ -50,6 +50,8 @@ def refusal_message(reason: str, *, reply_to: Message) -> Message:
 def open_reply(message: Message, *, round: int, nonce: str, label: Label) -> Reply:
     """Check a reply against what was sent, and only then read it; nothing larger than what came is allocated.
 
+    A large subnet is taken out of the message, so that it is in memory once.
+
     Raises:
         WireError: the client failed, or the reply is not the one that was asked for.
     """
@@ -65,7 +67,7 @@ def open_reply(message: Message, *, round: int, nonce: str, label: Label) -> Rep
     _check_echo(echo, round, nonce, label)
     if any(isinstance(record, ArrayRecord) for record in content.values()):
         raise WireError("a reply must hold the subnet and no other arrays, but holds more")
-    arrays = unpack_checked(label.layout, pieces_in(content, REPLY))
+    arrays = unpack_checked(label.layout, take_pieces(content, REPLY))
     loss, seconds = _number(echo.get("loss")), _number(echo.get("seconds"))
     return Reply(arrays=arrays, size=label.size, loss=loss, seconds=seconds if seconds >= 0 else float("nan"))
 
