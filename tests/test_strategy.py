@@ -22,7 +22,7 @@ from ist_fed.errors import AxesError, RoundError, WireError
 from ist_fed.evaluate import evaluate, served
 from ist_fed.seeds import generator
 from ist_fed.train import Training
-from ist_fed.wire.parcel import pieces_in
+from ist_fed.wire.parcel import take_pieces
 from ist_fed.wire.records import ORDER, REPLY
 from ist_fed.worker import Worker
 
@@ -117,7 +117,7 @@ class Counting(InProcessGrid):
 
 def payload(message: Message) -> int:
     key = ORDER if ORDER in message.content else REPLY
-    return sum(map(len, pieces_in(message.content, key)))
+    return sum(map(len, take_pieces(message.content, key)))
 
 
 def overhead(message: Message) -> int:
@@ -234,7 +234,7 @@ def answering(change: Callable[[dict[str, Tensor]], Mapping[str, Tensor]]) -> Ca
 
     def train(worker: Worker, message: Message) -> Message:
         order = wire.open_order(message)
-        pieces = pieces_in(worker.train(message).content, REPLY)
+        pieces = take_pieces(worker.train(message).content, REPLY)
         trained = wire.unpack(wire.pack(order.arrays).layout, pieces)
         return wire.reply_message(order, change(dict(trained)), loss=0.1, seconds=0.1, reply_to=message)
 
