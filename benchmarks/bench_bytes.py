@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from bench_core import RESULTS, machine
 
-from ist_fed.engines.inprocess import simulate
+from ist_fed.engines.local import one_by_one as simulate
 from ist_fed.errors import RoundError
 from ist_fed.run import Run
 from ist_fed.scenario import parse_scenario

@@ -21,7 +21,8 @@ from flwr.app import Message
 
 from ist_fed import IndependentSubnetTraining, rules, wire
 from ist_fed.arrays import arrays_of
-from ist_fed.engines.inprocess import InProcessGrid, simulate
+from ist_fed.engines.inprocess import InProcessGrid
+from ist_fed.engines.local import one_by_one as simulate
 from ist_fed.models import mlp
 from ist_fed.run import Run
 from ist_fed.scenario import load_scenario

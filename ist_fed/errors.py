@@ -3,6 +3,8 @@
 A message says the invariant, what was found, and what to do. The command line prints it without a traceback.
 """
 
+import errno
+
 
 class IstFedError(Exception):
     """Base of every error below."""
@@ -70,6 +72,15 @@ class FleetOver(FleetRefused):
 
 class Interrupted(IstFedError):
     """The run was stopped by the user after its state was saved; the message says how to resume."""
+
+
+def out_of_room(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came from, says that a disk is full or a quota used up."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def nearest(word: str, known: "list[str] | tuple[str, ...]") -> str:

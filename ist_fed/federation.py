@@ -25,6 +25,8 @@ from ist_fed.symmetry import check_symmetry
 from ist_fed.tasks import Task, load_task
 from ist_fed.train import learning_rate
 
+_CHECKED_UNITS = 16  # of an axis; the law holds at any sizes or at none
+
 Line = dict[str, Any]
 """One round as a line of `metrics.jsonl`."""
 
@@ -66,16 +68,19 @@ def federate(
         state = run.restore()
         strategy.coverage.load(state.coverage)
     else:
+        run.start_over()
         check_model(scenario, task, strategy)
         state = Checkpoint(0, initial_arrays(scenario, task), strategy.coverage.state())
     recorder.begin(state, strategy.coverage.state)
+    first_round, first = state.round + 1, [wire.to_record(state.arrays)]
+    del state  # nobody holds the first arrays when there are others
     try:
         strategy.start(
             grid,
-            wire.to_record(state.arrays),
+            first.pop(),
             num_rounds=scenario.rounds,
             timeout=scenario.round.deadline,
-            first_round=state.round + 1,
+            first_round=first_round,
         )
     except KeyboardInterrupt:
         recorder.save()
@@ -98,7 +103,7 @@ def initial_arrays(scenario: Scenario, task: Task) -> dict[str, Tensor]:
 
 
 def check_model(scenario: Scenario, task: Task, strategy: IndependentSubnetTraining) -> None:
-    """Check the symmetry law on a few test examples, at the sizes of a subnet.
+    """Check the symmetry law on a few test examples, at the sizes of a small subnet.
 
     Raises:
         AxesError: an axis breaks it.
@@ -106,7 +111,7 @@ def check_model(scenario: Scenario, task: Task, strategy: IndependentSubnetTrain
     """
     nodes = [Node(client) for client in range(scenario.clients)]
     plan = plan_round(scenario.make_rule(), 1, nodes, scenario.sizes, scenario.seed)
-    sizes = {axis: len(units) for axis, units in plan.subnets[0].items()}
+    sizes = {axis: min(_CHECKED_UNITS, len(units)) for axis, units in plan.subnets[0].items()}
     data = task.test_data()
     few = torch.arange(min(8, length(data))).numpy()
     batch = fetch(data, few, torch.device("cpu"))
@@ -143,12 +148,16 @@ class _Recorder:
         result = evaluate(self._served(report.arrays), self._task, self._task.test_data()) if due else {}
         evaluated = time.perf_counter()
         coverage = {name: marks.clone() for name, marks in self._coverage().items()}
-        self.state = Checkpoint(report.round, report.arrays, coverage)
-        if last or report.round - self._saved >= record.checkpoint_every:
-            self.save()
+        state = Checkpoint(report.round, report.arrays, coverage)
+        save = last or report.round - self._saved >= record.checkpoint_every
+        count = self._run.stage(state) if save else None
         seconds = {**report.seconds, "evaluate": evaluated - started, "record": time.perf_counter() - evaluated}
         line = self._line(report, result, seconds)
         self._run.record(line)
+        self.state = state
+        if count is not None:
+            count()
+            self._saved = state.round
         self._board(line)
         self._on_line(line)
         if self._run.is_asked_to_stop():
@@ -183,7 +192,7 @@ class _Recorder:
         if self._model is None:
             self._model = network(self._task, self._run.scenario.sizes, arrays, self._device)
         else:
-            load_arrays(self._model, arrays)
+            load_arrays(self._model, arrays, share=True)
         return ready(self._model, self._task)
 
     def _line(self, report: RoundReport, result: dict[str, float], seconds: dict[str, float]) -> Line:

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from ist_fed.errors import Interrupted
+from ist_fed.errors import Interrupted, out_of_room
 from ist_fed.run import Run
 
-State = Literal["working", "done", "stopped", "failed"]
+State = Literal["working", "done", "stopped", "failed", "full"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Progress:
     """What a run's folder says of the run.
 
     Args:
-        state: `working`; `done`; `stopped` as someone asked, with its state saved; `failed`, and why.
+        state: `working`; `done`; `stopped` as someone asked, with its state saved; `failed`, and why; `full`, as it
+            failed for want of room on a disk.
         process: id of the process that trains.
         reason: why it failed.
     """
@@ -47,7 +48,10 @@ def reported(run: Run) -> Iterator[None]:
         _write(run, "stopped")
         raise
     except BaseException as error:
-        _write(run, "failed", f"{type(error).__name__}: {error}")
+        if out_of_room(error):
+            _write(run, "full", str(error))
+        else:
+            _write(run, "failed", f"{type(error).__name__}: {error}")
         raise
     _write(run, "done")
 

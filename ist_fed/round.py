@@ -14,6 +14,7 @@ from torch import Tensor
 from ist_fed import wire
 from ist_fed.arrays import Arrays
 from ist_fed.axes import Axes
+from ist_fed.cohort import Outcome
 from ist_fed.coverage import Coverage
 from ist_fed.errors import RoundError, WireError
 from ist_fed.places import Units
@@ -111,6 +112,7 @@ class Round:
         self, number: int, clients: tuple[Client, ...], arrays: Arrays, axes: Axes, coverage: Coverage
     ) -> None:
         self.number, self._clients, self._coverage = number, clients, coverage
+        self._by_node = {client.node: client for client in clients}
         self.times: dict[int, tuple[Units, float]] = {}  # node → what it held, and the seconds that its round took
         self._merge = Merge(arrays, axes)
         self._pending: list[_Sent] = []
@@ -129,8 +131,9 @@ class Round:
         yield
         self._seconds[phase] += time.perf_counter() - started
 
-    def sent(self, client: Client, units: Units, nonce: str, label: wire.Label, message: Message) -> None:
+    def sent(self, node: int, units: Units, nonce: str, label: wire.Label, message: Message) -> None:
         """Remember an order; of the subnet only its label is kept."""
+        client = self._by_node[node]
         self._pending.append(_Sent(client=client, units=units, nonce=nonce, label=label, message=message.metadata))
         self._bytes_down += label.size
 
@@ -144,16 +147,35 @@ class Round:
             try:
                 reply = wire.open_reply(message, round=self.number, nonce=sent.nonce, label=sent.label)
             except WireError as error:
-                self._refuse(sent, str(error))
+                self._refuse(sent.client, str(error))
                 return
             self._merge.add(sent.units, reply.arrays, sent.client.weight)
             self._count(sent, reply)
+
+    def take_outcome(self, outcome: Outcome) -> None:
+        """Merge what some nodes of a cohort made of their subnet, where nothing had to travel."""
+        asked, trained = outcome.assignment, [node for node in outcome.nodes if node not in outcome.refused]
+        self._bytes_down += asked.size * len(outcome.nodes)
+        self._bytes_up += asked.size * len(trained)
+        self._merged += len(trained)
+        self._seconds["train"] += outcome.seconds
+        with self.timed("merge"):
+            if outcome.arrays is not None:
+                self._merge.add(asked.units, outcome.arrays, outcome.weight)
+                self._hold(asked.units)
+        for node, loss in zip(outcome.nodes, outcome.losses.tolist(), strict=True):
+            if node in outcome.refused:
+                self._refuse(self._by_node[node], outcome.refused[node])
+                continue
+            if isfinite(loss):
+                self._losses.append(loss)
+            self.times[node] = (asked.units, outcome.seconds / len(outcome.nodes))
 
     def lost(self, node: int, reason: str) -> None:
         """Wait no longer for a node."""
         for sent in [sent for sent in self._pending if sent.client.node == node]:
             self._pending.remove(sent)
-            self._refuse(sent, reason)
+            self._refuse(sent.client, reason)
 
     def close(self, min_replies: int) -> RoundReport:
         """Give up on what has not come, and say what the round did.
@@ -162,7 +184,7 @@ class Round:
             RoundError: fewer than `min_replies` replies were merged.
         """
         for sent in self._pending:
-            self._refuse(sent, "no reply came before the deadline")
+            self._refuse(sent.client, "no reply came before the deadline")
             self.times[sent.client.node] = (sent.units, self._seconds["wait"])  # at least
         self._pending.clear()
         if len(self._refused) > _NAMED:
@@ -197,8 +219,7 @@ class Round:
         """Add one merged reply to what the round reports; its arrays are the merge's now, and are not kept here."""
         self._merged += 1
         self._bytes_up += reply.size
-        if not any(units is sent.units for units in self._held):  # a cohort shares one object
-            self._held.append(sent.units)
+        self._hold(sent.units)
         if isfinite(reply.loss):
             self._losses.append(reply.loss)
         if isfinite(reply.seconds):
@@ -207,6 +228,10 @@ class Round:
             transfer = (sent.label.size + reply.size) / link if link else 0.0
             self.times[sent.client.node] = (sent.units, reply.seconds + transfer)
 
+    def _hold(self, units: Units) -> None:
+        if not any(held is units for held in self._held):  # a cohort shares one object
+            self._held.append(units)
+
     def _asked(self, message: Message) -> _Sent | None:
         """The order that a message answers; each is answered once."""
         for at, sent in enumerate(self._pending):
@@ -214,9 +239,7 @@ class Round:
                 return self._pending.pop(at)
         return None
 
-    def _refuse(self, sent: _Sent, reason: str) -> None:
-        self._refused.append(Refused(sent.client.number, reason))
+    def _refuse(self, client: Client, reason: str) -> None:
+        self._refused.append(Refused(client.number, reason))
         level = logging.WARNING if len(self._refused) <= _NAMED else logging.DEBUG
-        logger.log(
-            level, "round %d: client %d: %s; its units keep their values", self.number, sent.client.number, reason
-        )
+        logger.log(level, "round %d: client %d: %s; its units keep their values", self.number, client.number, reason)

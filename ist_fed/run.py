@@ -12,7 +12,9 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -73,7 +75,11 @@ class Run:
                 f"a run never overwrites anything, but '{folder}' exists; {remedy}choose another folder with --run, "
                 f"or remove it"
             ) from error
-        _write_atomically(folder / "scenario.toml", scenario.to_toml().encode())
+        try:
+            _write_atomically(folder / "scenario.toml", scenario.to_toml().encode())
+        except RunError:  # the folder would be in the way of the next try
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         return cls(folder, scenario)
 
     @classmethod
@@ -145,6 +151,11 @@ class Run:
             raise RunError(f"'{self._metrics}' cannot be read: {error.strerror}") from error
         return text.split("\n")[:-1]
 
+    def start_over(self) -> None:
+        """Drop the lines of a run that ended before its first checkpoint: all its rounds will be run again."""
+        if self._metrics.exists():
+            self._forget_after(0)
+
     def _forget_after(self, round: int) -> None:
         """Drop the lines of rounds that will be run again, and those that no reader could read."""
         kept = [text + "\n" for text in self._lines() if _round_of(_object(text)) <= round]
@@ -158,14 +169,29 @@ class Run:
         Raises:
             RunError: it cannot be written; earlier ones are as they were.
         """
+        self.stage(state)()
+
+    def stage(self, state: Checkpoint) -> Callable[[], None]:
+        """Write a checkpoint that does not count yet; what is returned makes it count, and writes very little.
+
+        In between goes the round's line of metrics: a crash then leaves neither a checkpoint without its line, which
+        nobody would ever write, nor a line that could not be written again.
+
+        Raises:
+            RunError: as `checkpoint`, by both.
+        """
         tensors = {f"arrays/{name}": array for name, array in state.arrays.items()}
         tensors |= {f"coverage/{name}": marks for name, marks in state.coverage.items()}
         data = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         stem = self._checkpoints / f"round-{state.round:06d}"
         about = {"round": state.round, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
         _write_atomically(stem.with_suffix(".safetensors"), data)
-        _write_atomically(stem.with_suffix(".json"), json.dumps(about).encode())  # from here on it counts
-        self._drop_old(state.round)
+
+        def count() -> None:
+            _write_atomically(stem.with_suffix(".json"), json.dumps(about).encode())
+            self._drop_old(state.round)
+
+        return count
 
     def _drop_old(self, newest: int) -> None:
         """Keep the newest checkpoints up to `newest`: later ones could not be restored, or were given up."""
@@ -270,7 +296,7 @@ def _finite(value: Any) -> Any:
 
 
 def _write_atomically(path: Path, data: bytes) -> None:
-    """Either the old file or the whole new one is there, also after a power cut."""
+    """Either the old file or the whole new one is there, also after a power cut or on a full disk."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as file:
@@ -279,6 +305,8 @@ def _write_atomically(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
+        with suppress(OSError):  # half a file takes the room that others need
+            temporary.unlink(missing_ok=True)
         raise _unwritable(path, error) from error
 
 

@@ -1,7 +1,7 @@
 """Independent Subnet Training as a Flower strategy. It only orchestrates: decode, one pure call, encode."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 
@@ -14,6 +14,7 @@ from ist_fed import wire
 from ist_fed.arrays import Arrays, Build, arrays_of, build_on_meta
 from ist_fed.axes import infer
 from ist_fed.capacity import share
+from ist_fed.cohort import Assignment, Direct, Outcome
 from ist_fed.coverage import Coverage
 from ist_fed.errors import RoundError
 from ist_fed.exchange import exchange
@@ -116,8 +117,7 @@ class IndependentSubnetTraining(Strategy):
         del initial_arrays  # nobody needs them beside
         _evaluate(evaluate_fn, first_round - 1, arrays, result)
         for number in range(first_round, num_rounds + 1):
-            this, messages = self._orders(number, arrays, train_config or ConfigRecord(), grid, timeout)
-            report = self._merge(this, exchange(grid, messages, timeout, this.lost))
+            report = self._round(number, arrays, train_config or ConfigRecord(), grid, timeout)
             arrays = report.arrays
             result.train_metrics_clientapp[number] = _metrics(report)
             _evaluate(evaluate_fn, number, arrays, result)
@@ -134,8 +134,8 @@ class IndependentSubnetTraining(Strategy):
                 "own start(), or use the constant schedule"
             )
         wide = wire.from_record(arrays, self._template)
-        self._open, messages = self._orders(server_round, wide, config, grid, timeout=3600)
-        return messages
+        self._open, assignments = self._assign(server_round, wide, grid, timeout=3600)
+        return self._messages(self._open, assignments, config, timeout=3600)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -163,40 +163,69 @@ class IndependentSubnetTraining(Strategy):
 
     # --- One round ----------------------------------------------------------------------------------------------------
 
-    def _orders(
-        self, number: int, arrays: Arrays, config: ConfigRecord, grid: Grid, timeout: float
-    ) -> tuple[Round, list[Message]]:
-        """Open a round: deal the units out, cut, pack, address."""
+    def _round(self, number: int, arrays: Arrays, config: ConfigRecord, grid: Grid, timeout: float) -> RoundReport:
+        this, assignments = self._assign(number, arrays, grid, timeout)
+        if isinstance(grid, Direct):
+            with this.timed("extract"):
+                cut = list(assignments)
+            return self._merge(this, grid.carry_out(cut))
+        messages = self._messages(this, assignments, config, timeout)
+        return self._merge(this, exchange(grid, messages, timeout, this.lost))
+
+    def _assign(self, number: int, arrays: Arrays, grid: Grid, timeout: float) -> tuple[Round, Iterator[Assignment]]:
+        """Open a round: deal the units out; a subnet is cut when it is asked for."""
         clients = {client.node: client for client in self._roster.connected(grid, timeout)}
         this = Round(number, tuple(clients.values()), arrays, self.axes, self.coverage)
         nodes = [Node(client.node, client.capacity, client.limit) for client in clients.values()]
         with this.timed("assign"):
             plan = plan_round(self._rule, number, nodes, self.sizes, self._seed)
-        order = {
-            "round": number,
-            "seed": self._seed,
-            "local_steps": self._local_steps,
-            "lr": learning_rate(self._training, number, self._rounds or number),
-            "training": asdict(self._training),
-        }
+        assignments = (
+            Assignment(
+                round=number,
+                seed=self._seed,
+                units=units,
+                arrays=extract(arrays, self.axes, units),
+                nodes=cohort,
+                weights=tuple(clients[node].weight for node in cohort),
+                local_steps=self._local_steps,
+                lr=learning_rate(self._training, number, self._rounds or number),
+                training=self._training,
+            )
+            for units, cohort in zip(plan.subnets, plan.cohorts, strict=True)
+        )
+        return this, assignments
+
+    def _messages(
+        self, this: Round, assignments: Iterable[Assignment], config: ConfigRecord, timeout: float
+    ) -> list[Message]:
+        """Pack and address; one packed subnet serves its whole cohort."""
         messages = []
         with this.timed("extract"):
-            for units, cohort in zip(plan.subnets, plan.cohorts, strict=True):
-                parcel = wire.pack(extract(arrays, self.axes, units))
+            for asked in assignments:
+                parcel = wire.pack(asked.arrays)
                 label = parcel.label()
-                sizes = {axis: len(held) for axis, held in units.items()}
-                for node in cohort:
+                order = {
+                    "round": asked.round,
+                    "seed": asked.seed,
+                    "sizes": asked.sizes,
+                    "local_steps": asked.local_steps,
+                    "lr": asked.lr,
+                    "training": asdict(asked.training),
+                }
+                for node in asked.nodes:
                     nonce = wire.new_nonce()
-                    fields = {**order, "nonce": nonce, "sizes": sizes}
-                    message = wire.order_message(node, parcel, fields, config, ttl=timeout)
-                    this.sent(clients[node], units, nonce, label, message)
+                    message = wire.order_message(node, parcel, {**order, "nonce": nonce}, config, ttl=timeout)
+                    this.sent(node, asked.units, nonce, label, message)
                     messages.append(message)
-        return this, messages
+        return messages
 
-    def _merge(self, this: Round, replies: Iterable[Message]) -> RoundReport:
+    def _merge(self, this: Round, answers: Iterable[Message | Outcome]) -> RoundReport:
         with this.timed("wait"):
-            for reply in replies:
-                this.take(reply)
+            for answer in answers:
+                if isinstance(answer, Outcome):
+                    this.take_outcome(answer)
+                else:
+                    this.take(answer)
         report = this.close(self._min_replies)
         self._roster.learn({node: (share(units, self.sizes), took) for node, (units, took) in this.times.items()})
         if self._on_round is not None:

@@ -1,5 +1,6 @@
 """Local steps on one network. Nothing here knows of subnets."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from math import cos, isfinite, pi
@@ -132,7 +133,7 @@ class Step:
 
     def __init__(self, model: nn.Module, task: Task, training: Training, lr: float, amp: Amp | None = None) -> None:
         self._model, self._task, self._clip_norm = model, task, training.clip_norm
-        self._optimizer = _optimizer(model, training, lr)
+        self._optimizer = OPTIMIZERS[training.optimizer](model.parameters(), **optimizer_options(training, lr))
         kind = device_of(model).type
         self._autocast = torch.autocast(kind, AMP[amp]) if amp else nullcontext()
         self._scaler = torch.amp.GradScaler(kind, enabled=amp == "fp16")
@@ -170,28 +171,35 @@ def _loss(model: nn.Module, task: Task, batch: Batch) -> Tensor:
         raise
 
 
-def _optimizer(model: nn.Module, training: Training, lr: float) -> torch.optim.Optimizer:
+def optimizer_options(training: Training, lr: float) -> dict[str, Any]:
+    """What torch's optimiser is made with."""
     options: dict[str, Any] = {"lr": lr, "weight_decay": training.weight_decay}
     if training.optimizer == "sgd":
         options["momentum"] = training.momentum
-    return OPTIMIZERS[training.optimizer](model.parameters(), **options)
+    return options
+
+
+def unsound(losses: Tensor, broken: Sequence[str]) -> str:
+    """What is wrong with the losses of all steps, or with arrays that are not finite; empty if nothing is."""
+    bad = (~losses.isfinite()).nonzero()
+    if len(bad):
+        step = int(bad[0])
+        return (
+            f"the loss must stay finite, but is {float(losses[step])} at local step {step + 1} of {len(losses)}; "
+            f"look for NaN in the data, or lower the learning rate"
+        )
+    if broken:
+        return (
+            f"weights must stay finite, but '{broken[0]}' is not after {len(losses)} local steps; look for NaN in the "
+            f"data, or lower the learning rate"
+        )
+    return ""
 
 
 def _finite_mean(model: nn.Module, losses: Tensor) -> float:
     """The mean of the losses, once they and the weights they led to are known to be finite."""
-    bad = (~losses.isfinite()).nonzero()
-    if len(bad):
-        step = int(bad[0])
-        raise TrainingError(
-            f"the loss must stay finite, but is {float(losses[step])} at local step {step + 1} of {len(losses)}; "
-            f"look for NaN in the data, or lower the learning rate"
-        )
-    for name, array in arrays_of(model).items():
-        if not _is_finite(array):
-            raise TrainingError(
-                f"weights must stay finite, but '{name}' is not after {len(losses)} local steps; look for NaN in the "
-                f"data, or lower the learning rate"
-            )
+    if reason := unsound(losses, [name for name, array in arrays_of(model).items() if not _is_finite(array)]):
+        raise TrainingError(reason)
     return float(losses.mean())
 
 

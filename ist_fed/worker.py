@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from flwr.app import Message
+from torch import nn
 from torch.utils.data import Dataset
 
 from ist_fed import wire
@@ -42,6 +43,7 @@ class Worker:
             no bound and does without the estimate.
 
     Attributes:
+        data: the client's private examples.
         link: bytes a second between it and the server, as last measured by whoever carries its messages; 0 if nobody
             did.
     """
@@ -65,7 +67,7 @@ class Worker:
             raise TaskError(
                 f"amp must be bf16, fp16 or None, and memory not negative, but they are {amp!r} and {memory}"
             )
-        self._task, self._data, self._device = task, data, torch.device(device)
+        self._task, self.data, self._device = task, data, torch.device(device)
         self._amp, self._memory = amp, memory
         if memory != 0 and self._device.type == "cpu":
             return_freed_memory()
@@ -91,30 +93,36 @@ class Worker:
         """Train the subnet of an order; what goes wrong in training is said in the reply, in words."""
         try:
             return self._follow(message)
-        except IstFedError as error:
-            reason = str(error)
-        except Exception as error:  # of the task's own code, or of the device
-            logger.exception("client %d could not train", self._profile.client)
-            reason = f"{type(error).__name__}: {error}"
-        return wire.refusal_message(reason, reply_to=message)
+        except Exception as error:
+            return wire.refusal_message(reason_of(error, self._profile.client), reply_to=message)
 
     def _follow(self, message: Message) -> Message:
         order = wire.open_order(message, take=True)
         training = _training_of(order.training)
-        rng = generator(order.seed, order.round, "batches", self._profile.client)
         self._check_arrays(order.sizes, order.arrays)
         self._check_memory(order.sizes, training)
         model = network(self._task, order.sizes, order.arrays, self._device)
         order = replace(order, arrays=Flat((), ()))  # they are in the network now, and their memory is needed
-        started = time.perf_counter()
-        loss = train(
-            model, self._task, self._data, training, lr=order.lr, steps=order.local_steps, rng=rng, amp=self._amp
+        loss, seconds = self.local_steps(
+            model, training, seed=order.seed, round=order.round, lr=order.lr, steps=order.local_steps
         )
+        return wire.reply_message(order, arrays_of(model), loss=loss, seconds=seconds, reply_to=message)
+
+    def local_steps(
+        self, model: nn.Module, training: Training, *, seed: int, round: int, lr: float, steps: int
+    ) -> tuple[float, float]:
+        """Train a network on this client's examples, in place; the mean loss, and the seconds that took.
+
+        Raises:
+            TrainingError: there is no example, or a loss or a weight is not finite.
+        """
+        rng = generator(seed, round, "batches", self._profile.client)
+        started = time.perf_counter()
+        loss = train(model, self._task, self.data, training, lr=lr, steps=steps, rng=rng, amp=self._amp)
         seconds = time.perf_counter() - started
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        self._step_seconds = seconds / order.local_steps / max(1, parameters) * 1e6
-        model.zero_grad()  # gives their memory back
-        return wire.reply_message(order, arrays_of(model), loss=loss, seconds=seconds, reply_to=message)
+        self._step_seconds = seconds / steps / max(1, parameters) * 1e6
+        return loss, seconds
 
     def _check_arrays(self, sizes: dict[str, int], arrays: Arrays) -> None:
         """Before any memory is taken: is the network as large as what was sent?"""
@@ -158,9 +166,17 @@ class Worker:
         """Bytes that training takes at its peak; the last answer is kept, for the next question is mostly the same."""
         asked = (sizes, training)
         if asked != self._needed[0]:
-            needed = cost(self._task, sizes, training, data=self._data, device=self._device, amp=self._amp).memory
+            needed = cost(self._task, sizes, training, data=self.data, device=self._device, amp=self._amp).memory
             self._needed = (asked, needed)
         return self._needed[1]
+
+
+def reason_of(error: Exception, client: int) -> str:
+    """Why a client did not train, in words."""
+    if isinstance(error, IstFedError):
+        return str(error)
+    logger.error("client %d could not train", client, exc_info=error)  # of the task's own code, or of the device
+    return f"{type(error).__name__}: {error}"
 
 
 def _training_of(fields: dict[str, Any]) -> Training:

@@ -18,6 +18,7 @@ FLOORS = [
     ["symmetry", "coverage", "rules"],
     ["batchnorm"],
     ["train", "evaluate", "wire"],
+    ["cohort", "batched"],
     ["round", "cost"],
     ["worker"],
     ["liveness"],

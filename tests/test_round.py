@@ -46,7 +46,7 @@ class Rig:
             sizes = {axis: len(index) for axis, index in held.items()}
             fields = {**FIELDS, "round": 4, "nonce": f"n{client.number}", "sizes": sizes}
             message = wire.order_message(client.node, parcel, fields, ConfigRecord(), 60.0)
-            self.round.sent(client, held, f"n{client.number}", parcel.label(), message)
+            self.round.sent(client.node, held, f"n{client.number}", parcel.label(), message)
             message.metadata.__dict__["_message_id"] = f"m{client.number}"  # the grid's, once it is pushed
             self.messages.append(message)
 

@@ -1,7 +1,9 @@
 """A run's folder: what is written, and what is left of it after a crash."""
 
+import errno
 import json
 import logging
+import os
 import threading
 from dataclasses import replace
 from math import inf, nan
@@ -15,7 +17,7 @@ from safetensors.torch import load_file
 
 from ist_fed import infer
 from ist_fed.coverage import Coverage
-from ist_fed.errors import RunError
+from ist_fed.errors import RunError, out_of_room
 from ist_fed.run import Checkpoint, Run
 from ist_fed.scenario import Scenario, load_scenario, parse_scenario
 
@@ -326,6 +328,36 @@ class TestCrashes:
         ):
             run.checkpoint(state(2))
         assert run.restore().round == 1
+
+    def test_on_a_full_disk_nothing_is_half_written(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(file: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        run.checkpoint(state(1))
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(RunError, match=r"cannot be written: No space left on device; make room") as caught:
+            run.checkpoint(state(2))
+        assert out_of_room(caught.value)
+        with pytest.raises(RunError, match="No space left"):
+            Run.create(run.folder.with_name("y"), SCENARIO)
+        monkeypatch.undo()
+        assert files(run) == ["round-000001.json", "round-000001.safetensors"]
+        assert equal(run.restore(), state(1))
+        Run.create(run.folder.with_name("y"), SCENARIO)  # the folder is not in the way
+
+    def test_a_staged_checkpoint_does_not_count_yet(self, run: Run) -> None:
+        run.checkpoint(state(1))
+        count = run.stage(state(2))
+        assert run.restore().round == 1
+        count()
+        assert equal(run.restore(), state(2))
+
+    def test_a_run_that_starts_over_keeps_no_lines(self, run: Run) -> None:
+        run.start_over()
+        assert not (run.folder / "metrics.jsonl").exists()
+        run.record({"round": 1})
+        run.start_over()
+        assert run.metrics() == []
 
 
 # --- The final model --------------------------------------------------------------------------------------------------

@@ -20,7 +20,9 @@ from ist_fed.cli.provision import app as provision
 from ist_fed.cli.report import report
 from ist_fed.cli.server import app as server
 from ist_fed.cli.simulate import simulate
-from ist_fed.errors import Interrupted, IstFedError
+from ist_fed.errors import FleetUnknown, Interrupted, IstFedError, out_of_room
+
+_REFUSED = 77  # EX_NOPERM of sysexits.h; the client's unit does not start it again after this
 
 typer.core.HAS_RICH = False  # help is plain text; else typer escapes its brackets for rich: `\[default: auto]`
 
@@ -45,13 +47,18 @@ def options(
     """Options before the command."""
     logger = logging.getLogger("ist_fed")
     logger.setLevel(logging.DEBUG if debug else logging.WARNING)
+    if console.is_terminal:
+        logging.getLogger("ist_fed.engine").setLevel(logging.DEBUG if debug else logging.INFO)  # what it picked
     # On a terminal through the console of the progress line, so that neither writes over the other.
     terminal = RichHandler(console=console, show_path=debug, show_time=debug)
     logger.handlers = [terminal if console.is_terminal else logging.StreamHandler()]
 
 
 def main() -> None:
-    """Run the command line: errors of ours are printed without a traceback and exit with 1, Ctrl-C with 130."""
+    """Run the command line: errors of ours are printed without a traceback and exit with 1, Ctrl-C with 130.
+
+    A client that its server does not admit, although it tried for a minute, exits with 77: only a person can help.
+    """
     sys.path.insert(0, os.getcwd())  # where a user's own task may lie
     signal.signal(signal.SIGTERM, _stop)
     debug = "--debug" in sys.argv
@@ -67,6 +74,11 @@ def main() -> None:
         if debug:
             raise
         _say(f"error: {error}")
+        sys.exit(_REFUSED if isinstance(error, FleetUnknown) else 1)
+    except OSError as error:
+        if debug or not out_of_room(error):
+            raise
+        _say(f"error: there must be room to write, but a disk is full ({error}); make room: what was saved is safe")
         sys.exit(1)
 
 

@@ -13,6 +13,7 @@ from ist_fed.cli.live import Live, console, print_summary
 from ist_fed.engines import jobs
 from ist_fed.engines import site as engine
 from ist_fed.engines.flower import tail
+from ist_fed.engines.logs import NAMES
 from ist_fed.engines.server import Server
 from ist_fed.engines.site import Site
 from ist_fed.errors import EngineError, ScenarioError
@@ -121,7 +122,7 @@ def logs(
 ) -> None:
     """The end of the logs of Flower's programs."""
     home = _home(federation)
-    for name in ("superlink.log", "superexec.log"):
+    for name in NAMES:
         print(f"--- {home / name}\n{tail(home / name, lines)}")
 
 

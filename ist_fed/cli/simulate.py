@@ -17,7 +17,10 @@ from ist_fed.run import Run
 class EngineName(StrEnum):
     """The keys of `ENGINES`, as the command line wants them."""
 
+    auto = "auto"
     inprocess = "inprocess"
+    stacked = "stacked"
+    factored = "factored"
     ray = "ray"
 
 
@@ -28,8 +31,12 @@ def simulate(
     ] = None,
     settings: Settings = None,
     engine: Annotated[
-        EngineName, typer.Option(help="Where the clients run: in this process, or in Flower's simulation.")
-    ] = EngineName.inprocess,
+        EngineName,
+        typer.Option(
+            help="Where the clients run: in this process (one by one: inprocess; many at once: stacked or factored; "
+            "whichever is cheapest: auto), or in Flower's simulation (ray)."
+        ),
+    ] = EngineName.auto,
     run: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/<name>.")] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
     output: OutputFormat = Format.text,

@@ -1,9 +1,10 @@
 """Where the clients run. An engine takes a run and trains it; they differ only in the Grid."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
-from ist_fed.engines import inprocess, simulation
+from ist_fed.engines import local, simulation
 from ist_fed.federation import Line
 from ist_fed.run import Run
 
@@ -16,7 +17,13 @@ class Engine(Protocol):
         ...
 
 
-ENGINES: dict[str, Engine] = {"inprocess": inprocess.simulate, "ray": simulation.simulate}
+ENGINES: dict[str, Engine] = {
+    "auto": local.simulate,
+    "inprocess": local.one_by_one,
+    "stacked": partial(local.simulate, only="stacked"),
+    "factored": partial(local.simulate, only="factored"),
+    "ray": simulation.simulate,
+}
 """Name on the command line → engine."""
 
 __all__ = ["ENGINES", "Engine"]

@@ -13,8 +13,15 @@ from pathlib import Path
 import httpx
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 from flwr.cli.build import build_fab_from_disk
+from flwr.common.constant import Status
 from flwr.common.serde import fab_to_proto, user_config_to_proto
-from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, StartRunRequest, UnregisterNodeRequest
+from flwr.proto.control_pb2 import (
+    ListNodesRequest,
+    ListRunsRequest,
+    RegisterNodeRequest,
+    StartRunRequest,
+    UnregisterNodeRequest,
+)
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
@@ -36,9 +43,7 @@ class Control:
 
     def register(self, public_key: str, name: str) -> int:
         """Admit the node that holds a key, given in OpenSSH's one line; its id."""
-        key = load_ssh_public_key(public_key.encode())
-        pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        return int(self._client.RegisterNode(RegisterNodeRequest(public_key=pem, name=name)).node_id)
+        return int(self._client.RegisterNode(RegisterNodeRequest(public_key=pem(public_key), name=name)).node_id)
 
     def unregister(self, node: int) -> None:
         """Admit a node no longer."""
@@ -52,6 +57,11 @@ class Control:
         """Run the app with this configuration; the number of the run."""
         request = StartRunRequest(fab=fab_to_proto(_app()), override_config=user_config_to_proto(dict(config)))
         return int(self._client.StartRun(request).run_id)
+
+    def end_of(self, run: int) -> str:
+        """How a run ended, and what Flower says of it; empty while it has not."""
+        status = self._client.ListRuns(ListRunsRequest(run_id=run)).run_dict[run].status
+        return ", ".join(filter(None, (status.sub_status, status.details))) if status.status == Status.FINISHED else ""
 
 
 @contextmanager
@@ -79,6 +89,11 @@ def connected(port: int, ca: Path | None) -> Iterator[Control]:
         raise EngineError(f"Flower's SuperLink cannot be reached: {error}") from error
     finally:
         client.close()
+
+
+def pem(public_key: str) -> bytes:
+    """A key given in OpenSSH's one line, as Flower has it."""
+    return load_ssh_public_key(public_key.encode()).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 @cache

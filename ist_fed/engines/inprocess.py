@@ -10,12 +10,6 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run as FlowerRun
 from flwr.supercore.task_identity import TaskIdentity
 
-from ist_fed.device import pick_device
-from ist_fed.federation import Line, federate
-from ist_fed.run import Run
-from ist_fed.tasks import load_task
-from ist_fed.worker import Worker
-
 _CLIENT_RAISED = 2  # Flower's error code for an exception in a ClientApp
 
 
@@ -102,16 +96,3 @@ class InProcessGrid(Grid):
         if node not in self._handlers:
             self._handlers[node] = self._make(node)
         return self._handlers[node]
-
-
-def simulate(run: Run, *, resume: bool = False, on_line: Callable[[Line], None] = lambda line: None) -> None:
-    """Run a scenario with every client in this process; see `federation.federate`."""
-    scenario = run.scenario
-    task, device = load_task(scenario.task, scenario.options), pick_device(scenario.device)
-
-    def worker(client: int) -> Worker:
-        return Worker(task, task.client_data(client, scenario.clients), client=client, device=device)
-
-    first = worker(0)  # here, so that data which cannot be had are one error, and not every client's
-    grid = InProcessGrid(scenario.clients, lambda client: worker(client) if client else first)
-    federate(grid, run, resume=resume, on_line=on_line)

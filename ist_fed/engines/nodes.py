@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from ist_fed.engines.control import Control
+from ist_fed.engines.control import Control, pem
 from ist_fed.pki import Federation
 
 
@@ -27,11 +27,15 @@ class Admission:
     def update(self, control: Control) -> None:
         """Register the keys that are new, and drop those that are no longer to be admitted."""
         members = self._members()
+        # What a server did, but could not write down any more, was done all the same.
+        there = {node.public_key: node.node_id for node in control.nodes() if node.status != "unregistered"}
         for key in self._known.keys() - members.keys():
-            control.unregister(self._known.pop(key))
+            if self._known[key] in there.values():
+                control.unregister(self._known[key])
+            del self._known[key]
             self._write()
         for key in members.keys() - self._known.keys():
-            self._known[key] = control.register(key, members[key])
+            self._known[key] = there.get(pem(key)) or control.register(key, members[key])
             self._write()
 
     def _members(self) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Whom a SuperLink turned away, read from its log and said in sentences."""
 
+import os
 import re
 from pathlib import Path
 
@@ -33,6 +34,7 @@ class Refusals:
     def new(self) -> list[str]:
         """Each refusal since the last call, as a sentence."""
         with self._log.open("rb") as file:
+            self._at = self._at if self._at <= os.fstat(file.fileno()).st_size else 0  # it was cut
             file.seek(self._at)
             text = file.read()
         whole = text[: text.rfind(b"\n") + 1]

@@ -5,22 +5,19 @@ goes on where the last one ended.
 """
 
 import fcntl
-import json
 import logging
 import os
-import sys
+import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
-from subprocess import Popen
+from contextlib import suppress
 from types import TracebackType
 
-from ist_fed.engines import flower, jobs
-from ist_fed.engines.control import connected
-from ist_fed.engines.nodes import Admission
-from ist_fed.engines.refusals import Refusals
+from ist_fed.engines import jobs
+from ist_fed.engines.programs import Programs
+from ist_fed.engines.room import Room
 from ist_fed.engines.site import Site, about_file
-from ist_fed.errors import EngineError, Interrupted, RoundError, RunError
+from ist_fed.errors import EngineError, Interrupted, RoundError, RunError, out_of_room
 from ist_fed.federation import Line
 from ist_fed.progress import forget, progress
 from ist_fed.run import Run
@@ -28,6 +25,7 @@ from ist_fed.run import Run
 logger = logging.getLogger("ist_fed")
 
 _LOOK_S = 0.2  # between two looks at the programs and at the run's folder
+_ASK_S = 1.0  # between two questions to Flower whether a submitted run has ended before it began
 _SUBMITTED_S = 120.0  # in which a submitted run must have begun
 _ATTEMPTS = 5  # to go on with a run that ended without a reason, and made no progress
 _LEAVE_S = 20.0  # for a run to end its round when the server is stopped
@@ -42,8 +40,8 @@ class Server:
 
     def __init__(self, site: Site) -> None:
         self.site, self._home = site, site.home.absolute()
-        self._programs: list[Popen[bytes]] = []
-        self._reach: tuple[int, Path | None] = (0, None)  # port of the Control API, and whom to trust there
+        self._programs, self._room = Programs(site), Room()
+        self._resting = False  # for want of room
         self._current: _Work | None = None
 
     def __enter__(self) -> "Server":
@@ -55,7 +53,8 @@ class Server:
             raise EngineError(
                 f"one server at a time works in '{self._home}', and one does; stop it with `ist-fed server stop`"
             ) from None
-        self._start()
+        if self._has_room():
+            self._programs.start()
         return self
 
     def __exit__(
@@ -65,56 +64,28 @@ class Server:
         about_file(self._home).unlink(missing_ok=True)
         self._lock.close()
 
-    # --- The programs -------------------------------------------------------------------------------------------------
-
-    def _start(self) -> None:
-        port, identity = flower.free_port(), self.site.identity
-        ca = identity.ca_certificate.absolute() if identity else None
-        self._reach = (port, ca)
-        self._admission = Admission(self._home, identity)
-        link = [
-            sys.executable,
-            "-m",
-            "ist_fed.engines.superlink",
-            "--isolation",
-            "process",
-            "--database",
-            str(self._home / "state.db"),
-        ]
-        link += ["--host", "127.0.0.1", "--port", str(port), "--fleet-api-address", self.site.fleet]
-        link += ["--disable-runtime-dependency-installation", *self._security()]
-        self._refusals = Refusals(self._home / "superlink.log", identity)
-        superlink = flower.start(link, self._home, "superlink.log")
-        self._programs = [superlink]
-        flower.await_health(superlink, port, self._home / "superlink.log", ca)
-        trust = ["--root-certificates", str(ca)] if ca else ["--insecure"]
-        executor = ["flower-superexec", "--runtime-api-address", f"127.0.0.1:{port}", *trust]
-        executor += ["--parent-pid", str(os.getpid())]
-        self._programs.append(flower.start(executor, self._home, "superexec.log"))
-        told = {"process": os.getpid(), "fleet": self.site.fleet, "control": port, "ca": str(ca) if ca else None}
-        about_file(self._home).write_text(json.dumps(told))
-        self._admit()
-
-    def _security(self) -> list[str]:
-        identity = self.site.identity
-        if identity is None:
-            return ["--insecure"]
-        return [
-            "--enable-supernode-auth",
-            *("--ssl-ca-certfile", str(identity.ca_certificate.absolute())),
-            *("--ssl-certfile", str(identity.server_certificate.absolute())),
-            *("--ssl-keyfile", str(identity.server_key.absolute())),
-        ]
-
     def _end(self) -> None:
-        for program in reversed(self._programs):
-            flower.stop(program)
-        self._programs = []
+        """End the programs, and see that nobody works on the run any more: another will."""
+        self._programs.end()
+        work = self._current
+        if work is None or work.submitted is None:
+            return
+        self._await_end(work.run)
+        if (said := progress(work.run)) is not None and said.alive:
+            with suppress(OSError):
+                os.kill(said.process, signal.SIGKILL)
+        work.submitted = None
 
-    def _admit(self) -> None:
-        if self._admission.differs():
-            with connected(*self._reach) as control:
-                self._admission.update(control)
+    def _has_room(self) -> bool:
+        """See whether there is room to write; if not, everything rests until there is."""
+        lacking = self._room.lacking(self._home, *([self._current.run.folder] if self._current else []))
+        if lacking and not self._resting:
+            logger.error("%s", lacking)
+            self._end()
+        elif self._resting and not lacking:
+            logger.warning("there is room again; the server goes on")
+        self._resting = bool(lacking)
+        return not lacking
 
     # --- The work -----------------------------------------------------------------------------------------------------
 
@@ -130,7 +101,7 @@ class Server:
             Interrupted: Ctrl-C; the run in progress was stopped, and goes on at the next start.
         """
         try:
-            while self._step(on_line, until_idle):
+            while self._try(on_line, until_idle):
                 time.sleep(_LOOK_S)
         except KeyboardInterrupt:
             self._leave()
@@ -138,17 +109,28 @@ class Server:
                 f"the server in '{self._home}' stopped; what it was running goes on when it is started again"
             ) from None
 
+    def _try(self, on_line: Callable[[Run, Line], None], until_idle: bool) -> bool:
+        """A step; one that fails for want of room is done again when there is some."""
+        try:
+            return self._step(on_line, until_idle)
+        except (OSError, EngineError) as error:
+            if out_of_room(error):
+                self._room.failed(str(error))
+            elif self._has_room():
+                raise
+            return True
+
     def _step(self, on_line: Callable[[Run, Line], None], until_idle: bool) -> bool:
         """See to everything once; whether there is more to do."""
-        if any(program.poll() is not None for program in self._programs):
+        if not self._has_room():
+            return True
+        if self._programs.died:
             logger.warning("a program of Flower's ended; all are started again, and the run goes on")
             self._end()
-            self._start()
-            if self._current:
-                self._current.submitted = None
-        self._admit()
-        for refusal in self._refusals.new():
-            logger.warning("%s", refusal)
+        if not self._programs.started:
+            self._programs.start()
+        self._programs.admit()
+        self._programs.read_logs()
         if self._current is None:
             self._current = self._next()
         if self._current is not None:
@@ -173,15 +155,17 @@ class Server:
             on_line(work.run, line)
         said = progress(work.run)
         if said is None:
-            if time.monotonic() > (work.submitted or 0.0) + _SUBMITTED_S:
-                self._again(work, "it was submitted, but did not begin")
+            if why := self._why_not_begun(work):
+                self._again(work, why)
         elif said.state == "working" and not said.alive:
             self._again(work, "its process ended without a word")
         elif said.state == "stopped":
             self._again(work, "it was stopped")
+        elif said.state == "full":
+            self._room.failed(said.reason)
         elif said.state == "failed" and said.reason.startswith(RoundError.__name__):
             self._again(work, said.reason)  # clients may come back
-        elif said.state == "failed":
+        elif said.state == "failed" and self._has_room():  # else it may have failed for that
             self._finish(work, "failed", said.reason)
             if until_idle:
                 raise EngineError(f"the run in '{work.run.folder}' failed: {said.reason}")
@@ -199,9 +183,21 @@ class Server:
             "run": str(run.folder.absolute()),
             "resume": run.has_checkpoint(),
         }
-        with connected(*self._reach) as control:
-            control.start(config)
-        work.submitted = time.monotonic()
+        with self._programs.control() as control:
+            work.number = control.start(config)
+        work.submitted = work.asked = time.monotonic()
+
+    def _why_not_begun(self, work: "_Work") -> str:
+        """Why a run that was submitted will not begin; empty while it still may."""
+        now = time.monotonic()
+        if now > (work.submitted or 0.0) + _SUBMITTED_S:
+            return "it was submitted, but did not begin"
+        if now < work.asked + _ASK_S:
+            return ""
+        work.asked, end = now, ""
+        with suppress(EngineError), self._programs.control() as control:  # one that has just died is started again
+            end = control.end_of(work.number)
+        return f"it ended before it began: {end}" if end and progress(work.run) is None else ""
 
     def _again(self, work: "_Work", why: str) -> None:
         """Go on with a run that ended, but not by its own fault; give up if it gets no further."""
@@ -223,8 +219,11 @@ class Server:
         """Let the run in progress end its round and save; it stays `running`, for the next start."""
         if self._current is None:
             return
-        run = self._current.run
-        run.ask_to_stop()
+        self._current.run.ask_to_stop()
+        self._await_end(self._current.run)
+
+    def _await_end(self, run: Run) -> None:
+        """Wait for the process that trains a run, but not for ever."""
         deadline = time.monotonic() + _LEAVE_S
         while (said := progress(run)) is not None and said.alive and time.monotonic() < deadline:
             time.sleep(_LOOK_S)
@@ -236,6 +235,7 @@ class _Work:
     def __init__(self, job: jobs.Job) -> None:
         self.job, self.run = job, Run.open(job.run)
         self.submitted: float | None = None
+        self.number, self.asked = 0, 0.0  # Flower's number of the run, and when Flower was last asked about it
         self.attempts = 0
         self.rounds = len(self.run.metrics())
         self._seen = self.rounds

@@ -78,7 +78,7 @@ def tidy_seldom() -> None:
 
 def hold_pieces() -> None:
     """Let the database have long pages, and take little memory; the system keeps its file at hand anyway."""
-    first, last = [("page_size", "65536")], [("cache_size", "-8000"), ("mmap_size", "0")]
+    first, last = [("page_size", "65536")], [("cache_size", "-8000"), ("mmap_size", "0"), ("wal_autocheckpoint", "256")]
     sql_mixin.SQLITE_PRAGMAS = (*first, *sql_mixin.SQLITE_PRAGMAS, *last)  # type: ignore
 
 

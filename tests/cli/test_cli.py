@@ -1,5 +1,6 @@
 """The command line as a person uses it: what it prints, where it leaves things, how it fails."""
 
+import errno
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 from ist_fed import cli
+from ist_fed.errors import FleetRefused, FleetUnknown, FleetUnreachable
 
 TINY = """
 name = "tiny"
@@ -251,3 +253,29 @@ def test_every_command_explains_itself(ist_fed: Command) -> None:
         code, out, _ = ist_fed(command, "-h")
         assert code == 0
         assert "Usage:" in out
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (FleetUnknown("it does not know this client's key"), 77, "error: it does not know this client's key\n"),
+        (FleetRefused("this client was revoked"), 1, "error: this client was revoked\n"),
+        (FleetUnreachable("nobody answers"), 1, "error: nobody answers\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "x"),
+            1,
+            "error: there must be room to write, but a disk",
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_the_exit_code_tells_what_a_restart_can_mend(
+    error: Exception, code: int, says: str, ist_fed: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    found, _, said = ist_fed("client", "start")
+    assert found == code
+    assert said.startswith(says)

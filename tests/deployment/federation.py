@@ -18,39 +18,48 @@ SETTINGS = ("clients=2", "rule.groups=2", "rule.keep=2", "rounds=6", "record.che
 
 
 class Local:
-    """Processes of one federation; whatever still runs at the end is killed."""
+    """Processes of one federation; whatever still runs at the end is killed.
 
-    def __init__(self, folder: Path, clients: int = 2) -> None:
+    Args:
+        folder: where everything lies.
+        clients: how many.
+        disk: where the server's folder and the run's lie, if it is not there.
+    """
+
+    def __init__(self, folder: Path, clients: int = 2, disk: Path | None = None) -> None:
         self.folder = folder
+        self.home = (disk or folder) / "federation"
         self.address = f"127.0.0.1:{free_port()}"
         self.federation = Federation.create(
-            folder / "federation", name="test", address=self.address, hosts=["127.0.0.1"], passphrase=PASSPHRASE
+            self.home, name="test", address=self.address, hosts=["127.0.0.1"], passphrase=PASSPHRASE
         )
         self.kits = [self.kit(f"client{number}") for number in range(clients)]
         self.processes: list[subprocess.Popen[bytes]] = []
-        self.run_folder = folder / "run"
+        self.run_folder = (disk or folder) / "run"
 
     def kit(self, name: str) -> Path:
         request = make_request(self.folder / name, name)
         return self.federation.approve(request, passphrase=PASSPHRASE, out=self.folder / name / f"{name}.kit.json")
 
-    def start(self, log: str, *arguments: str) -> "subprocess.Popen[bytes]":
+    def start(self, log: str, *arguments: str, **environment: str) -> "subprocess.Popen[bytes]":
         with (self.folder / log).open("ab") as file:
             command = [sys.executable, "-m", "ist_fed", *arguments]
-            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            process = subprocess.Popen(command, cwd=self.folder, stdout=file, stderr=file, env=environment)
+            there = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+            process = subprocess.Popen(command, cwd=self.folder, stdout=file, stderr=file, env=there)
         self.processes.append(process)
         return process
 
     def server(self, *settings: str, run: bool = True) -> "subprocess.Popen[bytes]":
         scenario = [word for setting in (*SETTINGS, *settings) for word in ("--set", setting)]
         job = ["digits", "--run", "--folder", str(self.run_folder), *scenario] if run else []
-        return self.start("server.log", "server", "start", "--once", "--listen", self.address, "--format", "json", *job)
+        where = ["--federation", str(self.home), "--listen", self.address]
+        return self.start("server.log", "server", "start", "--once", *where, "--format", "json", *job)
 
-    def client(self, number: int, *more: str) -> "subprocess.Popen[bytes]":
+    def client(self, number: int, *more: str, **environment: str) -> "subprocess.Popen[bytes]":
         share = f"{number}/{len(self.kits)}"
         kit = str(self.kits[number])
-        return self.start(f"client{number}.log", "client", "start", "--kit", kit, "--partition", share, *more)
+        words = ["client", "start", "--kit", kit, "--partition", share, *more]
+        return self.start(f"client{number}.log", *words, **environment)
 
     def log(self, name: str) -> str:
         return (self.folder / name).read_text(errors="replace")

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ist_fed.engines.control import _app
 from ist_fed.engines.deployment import deploy
-from ist_fed.engines.inprocess import simulate
+from ist_fed.engines.local import one_by_one as simulate
+from ist_fed.engines.server import _SUBMITTED_S
 from ist_fed.run import Run
 from ist_fed.scenario import load_scenario
 
@@ -109,3 +110,18 @@ def test_a_client_runs_the_servers_app_only_where_its_hash_was_allowed(local: Lo
     assert not (other / "apps").exists()
     assert json.loads((ran / "allowed-apps.json").read_text()) == [_app().hash_str]  # remembered
     assert largest_difference(local.run_folder, expected(local.folder, "rounds=2")) < 1e-6
+
+
+def test_a_run_that_dies_before_it_begins_is_noticed_soon_and_goes_on(local: Local) -> None:
+    server = local.server("rounds=2")
+    link, scenario = local.home / "superlink" / "superlink.log", local.run_folder / "scenario.toml"
+    local.wait(lambda: link.exists() and "ControlServicer.StartRun" in link.read_text(errors="replace"))
+    text = scenario.read_text()
+    scenario.write_text("")  # its process cannot open its folder, and ends before it has said that it works
+    waited = local.wait(lambda: "it ended before it began: failed" in local.log("server.log"))
+    scenario.write_text(text)
+    assert waited < _SUBMITTED_S
+    local.client(0), local.client(1)
+    local.wait(lambda: server.poll() is not None)
+    assert server.returncode == 0
+    assert [line["round"] for line in local.lines()] == [1, 2]

@@ -150,6 +150,10 @@ class TestUnit:
         assert found["KillMode"] == ["mixed"]
         assert found["KillSignal"] == ["SIGTERM"]
 
+    def test_only_a_client_that_is_not_admitted_is_not_started_again(self, path: Path) -> None:
+        prevented = [str(cli._REFUSED)] if "client" in path.stem else []
+        assert unit(path).get("RestartPreventExitStatus", []) == prevented
+
     def test_it_may_little(self, path: Path) -> None:
         found = unit(path)
         assert found["User"] == ["ist-fed"]
@@ -173,7 +177,7 @@ class TestUnit:
     def test_it_has_time_to_end_a_round(self, path: Path) -> None:
         from ist_fed.engines.server import _LEAVE_S
 
-        assert int(unit(path)["TimeoutStopSec"][0]) >= 3 * _LEAVE_S
+        assert int(unit(path)["TimeoutStopSec"][0]) >= 4 * _LEAVE_S
 
     @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not here")
     def test_systemd_understands_it(self, path: Path) -> None:

@@ -1,6 +1,8 @@
 """Who is turned away by a real server, and that both sides are told why in a sentence."""
 
 import datetime
+import json
+import signal
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -70,3 +72,57 @@ def test_each_stranger_is_turned_away_and_both_sides_are_told(
         "a client whose clock is more than 5 s ahead or 305 s behind was turned away",
     ):
         assert told in caplog.text
+
+
+def test_only_a_client_that_is_not_admitted_ends_for_good(local: Local) -> None:
+    """A client that is dropped may only have met a server without its database, so it is to ask once more."""
+    server = local.server()  # its run waits for the other client
+    client = local.client(0)
+    local.wait(lambda: "connected to" in local.log("client0.log"))
+    server.send_signal(signal.SIGTERM)
+    server.wait(120)
+    for path in (local.home / "superlink").glob("state.db*"):
+        path.unlink()
+    local.server(run=False)
+    assert client.wait(240) == 1
+    client = local.client(0)
+    local.wait(lambda: local.log("client0.log").count("connected to") == 2)
+    local.federation.revoke("client0")
+    assert client.wait(120) == 1
+    assert "was revoked, or its key replaced" in local.log("client0.log")
+    assert local.client(0).wait(240) == 77
+    assert "does not know this client's key, has revoked it" in local.log("client0.log")
+
+
+def test_a_log_that_grew_is_cut_and_refusals_are_told_all_the_same(
+    local: Local, caplog: pytest.LogCaptureFixture
+) -> None:
+    kit, log = open_kit(local.kits[0]), local.folder / "home" / "superlink.log"
+    with Server(Site(log.parent, local.address, local.federation)) as server:
+        with log.open("ab") as file:
+            file.write(b"x\n" * (6 << 20))
+        server._step(lambda run, line: None, until_idle=True)
+        assert log.stat().st_size < 1 << 20
+        assert log.with_name("superlink.log.1").stat().st_size > 12 << 20
+        refused(local.address, ec.generate_private_key(ec.SECP384R1()), kit.ca)
+        server._step(lambda run, line: None, until_idle=True)
+    assert "a client with an unknown key was turned away" in caplog.text
+
+
+def test_who_was_admitted_or_dropped_may_be_known_to_flower_only(local: Local) -> None:
+    """As when a disk is full, or a server is killed, before it is written down."""
+    kit, site = open_kit(local.kits[0]), Site(local.folder / "home", local.address, local.federation)
+    written = site.home / "nodes.json"
+    with Server(site):
+        before = written.read_text()
+    written.unlink()
+    with Server(site), Fleet(local.address, key(kit), kit.ca) as fleet:
+        assert sorted(json.loads(written.read_text()).values()) == sorted(json.loads(before).values())
+        assert fleet.join() in json.loads(before).values()
+    local.federation.revoke("client0")
+    with Server(site):
+        assert len(json.loads(written.read_text())) == 1
+    written.write_text(before)
+    with Server(site):
+        assert len(json.loads(written.read_text())) == 1
+        assert "has revoked it" in refused(local.address, key(kit), kit.ca)

@@ -10,7 +10,8 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from ist_fed import wire
-from ist_fed.engines.inprocess import InProcessGrid, simulate
+from ist_fed.engines.inprocess import InProcessGrid
+from ist_fed.engines.local import one_by_one as simulate
 from ist_fed.errors import TaskError
 from ist_fed.run import Run
 from ist_fed.scenario import Record, Scenario

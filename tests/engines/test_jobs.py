@@ -1,5 +1,6 @@
 """Jobs, refusals and progress: what a server writes down and reads."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -59,6 +60,7 @@ class TestProgress:
             (Interrupted("x"), "stopped", ""),
             (KeyboardInterrupt(), "stopped", ""),
             (SystemExit(1), "stopped", ""),
+            (OSError(errno.ENOSPC, "No space left"), "full", "[Errno 28] No space left"),
         ):
             with pytest.raises(type(error)), reported(run):
                 raise error
@@ -114,3 +116,12 @@ def test_refusals_become_sentences_once_a_look(tmp_path: Path) -> None:
     assert refusals.new() == [
         "a client with an unknown key was turned away: approve its request with `ist-fed provision approve`"
     ]
+
+
+def test_refusals_survive_that_their_log_is_cut(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("turned a node away: Invalid timestamp\n" * 9)
+    refusals = Refusals(log, None)
+    log.write_text("turned a node away: Invalid node ID\n")
+    assert refusals.new() == ["a client that was revoked was turned away"]
+    assert refusals.new() == []

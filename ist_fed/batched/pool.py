@@ -1,0 +1,76 @@
+"""The examples of many clients, once on a device, and their batches as one gather."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+
+from ist_fed.batches import batches, fetch, length
+from ist_fed.seeds import generator
+from ist_fed.tasks.task import Batch
+
+
+class Pool:
+    """Grows as clients are first asked for.
+
+    Args:
+        device: where the examples live.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._parts: list[Batch] = []
+        self._whole: Batch | None = None
+        self._starts: dict[int, int] = {}
+        self._lengths: dict[int, int] = {}
+        self._size = 0
+
+    def add(self, client: int, data: Dataset[Batch]) -> None:
+        """Take a client's examples in."""
+        examples = length(data)
+        if type(data) is TensorDataset:
+            part = tuple(tensor.to(self._device) for tensor in data.tensors)
+        elif examples:
+            part = fetch(data, np.arange(examples), self._device)
+        else:
+            part = ()
+        self._starts[client], self._lengths[client] = self._size, examples
+        if examples:
+            self._parts.append((part[0], part[1]))
+            self._size += examples
+
+    def __contains__(self, client: int) -> bool:
+        return client in self._starts
+
+    def examples(self, client: int) -> int:
+        """How many a client has."""
+        return self._lengths[client]
+
+    def orders(self, clients: Sequence[int], size: int, steps: int, seed: int, round: int) -> Tensor:
+        """Which examples each client takes in each step, as it would draw them alone: steps × clients × examples."""
+        orders = np.empty((steps, len(clients), size), dtype=np.int64)
+        for at, client in enumerate(clients):
+            drawn = batches(self._lengths[client], size, generator(seed, round, "batches", client))
+            for step in range(steps):
+                orders[step, at] = next(drawn)
+            orders[:, at] += self._starts[client]
+        return torch.from_numpy(orders).to(self._device)
+
+    def batch(self, order: Tensor) -> Batch:
+        """The examples of one step: clients × examples × …"""
+        inputs, targets = self._examples()
+        return inputs[order], targets[order]
+
+    def one(self, client: int, size: int) -> Batch:
+        """A client's first examples."""
+        whole, start = self._examples(), self._starts[client]
+        return whole[0][start : start + size], whole[1][start : start + size]
+
+    def _examples(self) -> Batch:
+        if len(self._parts) > 1 or self._whole is None:
+            parts = ([self._whole] if self._whole else []) + self._parts
+            self._whole = (torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
+            self._parts = []
+        return self._whole

@@ -1,0 +1,199 @@
+"""Local steps of many clients at once: the same as one by one, but for the order in which sums are taken."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ist_fed.arrays import Arrays, arrays_of
+from ist_fed.batched.factored import Factored, History
+from ist_fed.tasks.task import Batch, Task
+from ist_fed.train import OPTIMIZERS, Training, optimizer_options, unsound
+
+
+class NotTogether(Exception):
+    """This network, loss or optimiser cannot be trained for many clients at once; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trained:
+    """What came of it.
+
+    Args:
+        means: of each cohort, its clients' weighted mean; integers their maximum.
+        losses: steps × clients.
+        broken: client → why its training failed; it is in no mean.
+    """
+
+    means: list[dict[str, Tensor]]
+    losses: Tensor
+    broken: dict[int, str]
+
+
+def train_together(
+    model: nn.Module,
+    task: Task,
+    starts: Sequence[Arrays],
+    batches: Callable[[int], Batch],
+    weights: Tensor,
+    training: Training,
+    *,
+    lr: float,
+    steps: int,
+    factored: Collection[str] = (),
+) -> Trained:
+    """Take the local steps of several cohorts of equally many clients, all of one size of subnet.
+
+    Args:
+        model: a network of that size; it is changed in structure and must not be used afterwards.
+        task: gives the loss.
+        starts: the arrays from which each cohort starts.
+        batches: step → its batches, clients × examples × …; clients stand cohort by cohort.
+        weights: cohorts × clients of each; in the mean.
+        training: optimiser and clipping.
+        lr: learning rate.
+        steps: local steps.
+        factored: names of `Linear`s whose weights are kept as factors; with SGD only.
+
+    Raises:
+        NotTogether: it cannot be done so, or fails for some client; nothing has been changed but `model`.
+    """
+    each = weights.shape[1]
+    starting = {name: torch.stack([start[name] for start in starts]) for name in arrays_of(model)}
+    history = History(training, lr)
+    layers = _replace(model, factored, starting, history)
+    whole = _Loss(model, task).train()
+    own = {name: array.detach() for name, array in arrays_of(whole).items()}
+    state = {name: starting[name.removeprefix("model.")].repeat_interleave(each, 0) for name in own}
+    parameters = {name for name, _ in whole.named_parameters()}
+    weighed = {name: array.requires_grad_() for name, array in state.items() if name in parameters}
+    options = optimizer_options(training, lr)
+    optimizer = OPTIMIZERS[training.optimizer](weighed.values(), **options) if weighed else None
+    call = torch.vmap(partial(functional_call, whole))
+    losses = []
+    for step in range(steps):
+        batch = batches(step)
+        losses.append(_forward(call, state, batch, layers.values()))
+        losses[-1].sum().backward()  # type: ignore[no-untyped-call]
+        losses[-1] = losses[-1].detach()
+        if any(len(layer.grads) != step + 1 for layer in layers.values()):
+            raise NotTogether("a layer has no part in the loss")
+        if training.clip_norm:
+            _clip(list(weighed.values()), list(layers.values()), training.clip_norm)
+        if optimizer is not None:
+            optimizer.step()
+            optimizer.zero_grad()
+        history.step()
+    return _gather(state, layers, torch.stack(losses), weights)
+
+
+class _Loss(nn.Module):
+    """A task's loss as a module, so that the network in it can be called with other arrays."""
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.model, self._task = model, task
+
+    def forward(self, *batch: Tensor) -> Tensor:
+        return self._task.loss(self.model, (batch[0], batch[1]))
+
+
+def _replace(
+    model: nn.Module, names: Collection[str], starting: Mapping[str, Tensor], history: History
+) -> dict[str, Factored]:
+    layers = {}
+    for name in names:
+        above, _, last = name.rpartition(".")
+        linear = model.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        layers[name] = Factored(linear, starting[f"{name}.weight"], history)
+        setattr(model.get_submodule(above), last, layers[name])
+    return layers
+
+
+def _forward(
+    call: Callable[..., Tensor], state: dict[str, Tensor], batch: Batch, layers: Collection[Factored]
+) -> Tensor:
+    """The losses of all clients."""
+    try:
+        losses = call(state, batch)
+    except Exception as error:
+        reason = "it draws at random, as dropout does" if "random" in str(error) else str(error).strip()
+        raise NotTogether(reason.partition("\n")[0]) from error
+    if losses.ndim != 1:
+        raise NotTogether(f"the loss of a batch is one number, but has the shape {tuple(losses.shape[1:])}")
+    if any(len(layer.inputs) != len(layer.grads) + 1 for layer in layers):
+        raise NotTogether("a layer is called more than once in a step")
+    return losses
+
+
+@torch.no_grad()
+def _clip(weighed: list[Tensor], layers: list[Factored], most: float) -> None:
+    """As `torch.nn.utils.clip_grad_norm_`, each client by its own norm."""
+    grads = [array.grad for array in weighed if array.grad is not None]
+    squares = [grad.flatten(1).square().sum(1) for grad in grads] + [layer.square_norms() for layer in layers]
+    factor = (most / (torch.stack(squares).sum(0).sqrt() + 1e-6)).clamp(max=1.0)
+    for grad in (*grads, *(layer.grads[-1] for layer in layers)):
+        grad.mul_(factor.view(-1, *[1] * (grad.ndim - 1)))
+
+
+@torch.no_grad()
+def _gather(state: dict[str, Tensor], layers: dict[str, Factored], losses: Tensor, weights: Tensor) -> Trained:
+    cohorts, each = weights.shape
+    arrays = {name.removeprefix("model."): array.detach() for name, array in state.items()}
+    broken = _broken(arrays, layers, losses)
+    if broken:  # their numbers must not come near the others'
+        weights = weights.clone().flatten()
+        for client in broken:
+            weights[client] = 0.0
+            for array in (
+                *arrays.values(),
+                *(part for layer in layers.values() for part in layer.grads + layer.inputs),
+            ):
+                array[client] = 0
+        weights = weights.view(cohorts, each)
+    share = (weights / weights.sum(1, keepdim=True).clamp(min=1e-300)).flatten()
+    means = {name: _mean(array, share, cohorts) for name, array in arrays.items()}
+    means |= {f"{name}.weight": layer.mean(share.to(layer.grads[0])) for name, layer in layers.items()}
+    if not all(bool(means[f"{name}.weight"].isfinite().all()) for name in layers):
+        raise NotTogether("weights do not stay finite, and only one by one can say whose")
+    return Trained(
+        means=[{name: mean[cohort] for name, mean in means.items()} for cohort in range(cohorts)],
+        losses=losses,
+        broken=broken,
+    )
+
+
+def _factors(layers: Mapping[str, Factored]) -> Iterator[Tensor]:
+    return chain.from_iterable((*layer.inputs, *layer.grads) for layer in layers.values())
+
+
+def _mean(array: Tensor, share: Tensor, cohorts: int) -> Tensor:
+    """Over the clients of each cohort."""
+    grouped = array.view(cohorts, -1, *array.shape[1:])
+    if grouped.shape[1] == 1:
+        return grouped[:, 0]
+    if not array.is_floating_point():
+        return grouped.amax(1)
+    mean = torch.bmm(share.to(torch.float64).view(cohorts, 1, -1), grouped.flatten(2).double())
+    return mean.view(cohorts, *array.shape[1:]).to(array.dtype)
+
+
+def _broken(arrays: Arrays, layers: Mapping[str, Factored], losses: Tensor) -> dict[int, str]:
+    """Clients whose losses or weights did not stay finite, and what to say of them."""
+    named = [(name, [array]) for name, array in arrays.items() if array.is_floating_point()]
+    named += [(f"{name}.weight", [*layer.inputs, *layer.grads]) for name, layer in layers.items()]
+    sums = [part.reshape(len(part), -1).sum(1).float() for _, parts in named for part in parts]
+    sound = torch.cat([losses, torch.stack(sums)]).isfinite().all(0)
+    if bool(sound.all()):
+        return {}
+    broken = {}
+    for client in (~sound).nonzero().flatten().tolist():
+        names = [name for (name, parts) in named if not all(bool(part[client].isfinite().all()) for part in parts)]
+        if reason := unsound(losses[:, client], names):
+            broken[client] = reason
+    return broken

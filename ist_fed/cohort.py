@@ -1,0 +1,85 @@
+"""What a round asks of a cohort, and what comes of it, where nothing has to travel.
+
+A grid between processes gets messages. One whose clients live in the server's own process may offer to be given the
+subnets themselves, and to return what a whole cohort makes of one: then nothing is packed that nobody reads.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from ist_fed.arrays import Arrays
+from ist_fed.places import Units
+from ist_fed.train import Training
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Assignment:
+    """A subnet, and who is to train it.
+
+    Args:
+        round: from 1.
+        seed: the scenario's seed, from which each client draws its order of examples.
+        units: that make the subnet.
+        arrays: the subnet; not to be written to.
+        nodes: the cohort.
+        weights: of each node in the mean.
+        local_steps: how many steps to take.
+        lr: learning rate of this round.
+        training: optimiser, batch size, clipping.
+    """
+
+    round: int
+    seed: int
+    units: Units
+    arrays: Arrays
+    nodes: tuple[int, ...]
+    weights: tuple[float, ...]
+    local_steps: int
+    lr: float
+    training: Training
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Units of each axis."""
+        return {axis: len(held) for axis, held in self.units.items()}
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of the subnet."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outcome:
+    """What some nodes of a cohort made of their subnet.
+
+    Args:
+        assignment: what they were asked.
+        nodes: who answers herewith.
+        losses: mean training loss of each over its local steps.
+        seconds: that all their local steps took together.
+        refused: those that could not train, and why; the others' subnets are in `arrays`.
+        arrays: the mean of the trained subnets, weighted; integers their maximum. None if there is none.
+        weight: what the mean stands for: the sum of weights.
+    """
+
+    assignment: Assignment
+    nodes: tuple[int, ...]
+    losses: np.ndarray
+    seconds: float
+    refused: Mapping[int, str] = field(default_factory=dict)
+    arrays: Arrays | None
+    weight: float
+
+
+@runtime_checkable
+class Direct(Protocol):
+    """A grid that carries out assignments itself."""
+
+    def carry_out(self, assignments: Sequence[Assignment]) -> Iterator[Outcome]:
+        """Let every node of every assignment train; in any order, each node in one outcome."""
+        ...

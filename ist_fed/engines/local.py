@@ -1,0 +1,216 @@
+"""Clients in this process that are given their subnets, not messages: one by one, or many as one computation."""
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+
+from ist_fed.arrays import Arrays, arrays_of
+from ist_fed.batched import Choice, Job, NotTogether, Pool, Way, choose, train_together
+from ist_fed.cohort import Assignment, Outcome
+from ist_fed.device import pick_device
+from ist_fed.engines.inprocess import InProcessGrid
+from ist_fed.evaluate import network
+from ist_fed.federation import Line, federate
+from ist_fed.run import Run
+from ist_fed.seeds import seeded
+from ist_fed.tasks import Task, load_task
+from ist_fed.worker import Worker, reason_of
+
+logger = logging.getLogger("ist_fed.engine")
+
+MEMORY = 1 << 30
+"""Bytes that clients trained at once may take, unless told otherwise; free memory varies, and results must not."""
+
+_Part = tuple[Assignment, tuple[int, ...]]
+"""Some nodes of a cohort."""
+
+
+class LocalGrid(InProcessGrid):
+    """A Grid whose clients live in this process and take assignments; it answers messages, too.
+
+    Args:
+        clients: how many there are; their node ids are `0 … clients - 1`, and their numbers.
+        worker: makes a client; called once for each, when it is first needed.
+        task: what they train.
+        device: where.
+        only: the one way to train that is allowed; by default the cheapest.
+        memory: bytes that clients trained at once may take.
+    """
+
+    def __init__(
+        self,
+        clients: int,
+        worker: Callable[[int], Worker],
+        task: Task,
+        device: torch.device,
+        *,
+        only: Way | None = None,
+        memory: int = MEMORY,
+    ) -> None:
+        super().__init__(clients, worker)
+        self._worker, self._task, self._device, self._only, self._memory = worker, task, device, only, memory
+        self._pool = Pool(device)
+        self._choices: dict[Job, Choice] = {}
+
+    def carry_out(self, assignments: Sequence[Assignment]) -> Iterator[Outcome]:
+        """Let every node of every assignment train."""
+        for job, parts in self._jobs(assignments).items():
+            choice = self._choice(job, parts[0])
+            left = [part for part in parts for part in _cut(part, choice.at_once)] if choice.at_once else parts
+            while left:
+                chunk = _chunk(left, choice.at_once)
+                try:
+                    outcomes = self._together(job, chunk, choice) if choice.at_once else self._one_by_one(chunk)
+                    yield from outcomes
+                    left = left[len(chunk) :]
+                except NotTogether as error:
+                    choice = self._choices[job] = self._fall_back(job, choice, str(error))
+
+    def _jobs(self, assignments: Sequence[Assignment]) -> dict["Job", list[_Part]]:
+        """Clients that can be trained at once: with subnets of one size, and batches of one."""
+        jobs: defaultdict[Job, list[_Part]] = defaultdict(list)
+        for asked in assignments:
+            by_batch: defaultdict[int, list[int]] = defaultdict(list)
+            for node in asked.nodes:
+                if node not in self._pool:
+                    self._pool.add(node, self._client(node).data)
+                by_batch[min(asked.training.batch_size, self._pool.examples(node))].append(node)
+            for batch, nodes in by_batch.items():
+                job = Job(tuple(asked.sizes.items()), batch, asked.local_steps, asked.training)
+                jobs[job].append((asked, tuple(nodes)))
+        return dict(jobs)
+
+    def _client(self, node: int) -> Worker:
+        worker = self._handler(node)
+        assert isinstance(worker, Worker)
+        return worker
+
+    # --- One way or the other -----------------------------------------------------------------------------------------
+
+    def _choice(self, job: "Job", part: _Part) -> Choice:
+        if job not in self._choices:
+            batch = self._pool.one(part[1][0], job.batch) if job.batch else None
+            self._choices[job] = choose(self._network(job), self._task, batch, job, self._memory, self._only)
+            logger.info("subnets of %s train %s", dict(job.sizes), self._choices[job])
+        return self._choices[job]
+
+    def _fall_back(self, job: "Job", choice: Choice, why: str) -> Choice:
+        weaker = Choice(way="stacked", at_once=choice.at_once) if choice.way == "factored" else Choice(way="one by one")
+        logger.info("subnets of %s train %s: %s", dict(job.sizes), weaker, why)
+        return weaker
+
+    def _network(self, job: "Job") -> nn.Module:
+        with seeded(0):
+            return self._task.build(**dict(job.sizes)).to(self._device)
+
+    def _together(self, job: "Job", chunk: Sequence[_Part], choice: Choice) -> list[Outcome]:
+        began = time.perf_counter()
+        asked, nodes = chunk[0][0], [node for _, part in chunk for node in part]
+        of_node = [dict(zip(each.nodes, each.weights, strict=True)) for each, _ in chunk]
+        weights = [[known[node] for node in part] for known, (_, part) in zip(of_node, chunk, strict=True)]
+        orders = self._pool.orders(nodes, job.batch, job.steps, asked.seed, asked.round)
+        trained = train_together(
+            self._network(job),
+            self._task,
+            [each.arrays for each, _ in chunk],
+            lambda step: self._pool.batch(orders[step]),
+            torch.tensor(weights, dtype=torch.float64, device=self._device),
+            job.training,
+            lr=asked.lr,
+            steps=job.steps,
+            factored=choice.factored,
+        )
+        losses = trained.losses.double().mean(0).cpu().numpy().reshape(len(chunk), -1)
+        seconds = (time.perf_counter() - began) / len(chunk)
+        broken = {nodes[at]: _refusal(reason) for at, reason in trained.broken.items()}
+        made = []
+        for (each, part), loss, known, mean in zip(chunk, losses, of_node, trained.means, strict=True):
+            weight = sum(known[node] for node in part if node not in broken)
+            refused = {node: broken[node] for node in part if node in broken}
+            arrays = mean if weight else None
+            made.append(_outcome(each, part, loss, seconds, refused=refused, arrays=arrays, weight=weight))
+        return made
+
+    def _one_by_one(self, chunk: Sequence[_Part]) -> Iterator[Outcome]:
+        for asked, nodes in chunk:
+            for node, weight in zip(asked.nodes, asked.weights, strict=True):
+                if node in nodes:
+                    yield self._alone(asked, node, weight)
+
+    def _alone(self, asked: Assignment, node: int, weight: float) -> Outcome:
+        arrays, loss, seconds, refused = None, float("nan"), 0.0, {}
+        try:
+            model = network(self._task, asked.sizes, asked.arrays, self._device)
+            loss, seconds = self._client(node).local_steps(
+                model, asked.training, seed=asked.seed, round=asked.round, lr=asked.lr, steps=asked.local_steps
+            )
+            arrays = arrays_of(model)
+        except Exception as error:
+            refused = {node: _refusal(reason_of(error, node))}
+        return _outcome(asked, (node,), [loss], seconds, refused=refused, arrays=arrays, weight=weight)
+
+
+def _outcome(
+    asked: Assignment,
+    nodes: tuple[int, ...],
+    losses: Sequence[float] | np.ndarray,
+    seconds: float,
+    *,
+    refused: dict[int, str],
+    arrays: Arrays | None,
+    weight: float,
+) -> Outcome:
+    found = np.asarray(losses, dtype=np.float64)
+    return Outcome(
+        assignment=asked, nodes=nodes, losses=found, seconds=seconds, refused=refused, arrays=arrays, weight=weight
+    )
+
+
+def _refusal(reason: str) -> str:
+    return f"the client did not train: {reason}"
+
+
+def _cut(part: _Part, most: int) -> list[_Part]:
+    asked, nodes = part
+    return [(asked, nodes[start : start + most]) for start in range(0, len(nodes), most)]
+
+
+def _chunk(left: Sequence[_Part], most: int) -> Sequence[_Part]:
+    """The next parts that hold equally many nodes, and together no more than may be trained at once."""
+    if not most:
+        return left[:1]
+    each = len(left[0][1])
+    alike = next((at for at, (_, nodes) in enumerate(left) if len(nodes) != each), len(left))
+    return left[: max(1, min(alike, most // each))]
+
+
+def simulate(
+    run: Run,
+    *,
+    resume: bool = False,
+    on_line: Callable[[Line], None] = lambda line: None,
+    only: Way | None = None,
+    memory: int = MEMORY,
+) -> None:
+    """Run a scenario with every client in this process; see `federation.federate`."""
+    scenario = run.scenario
+    task, device = load_task(scenario.task, scenario.options), pick_device(scenario.device)
+
+    def worker(client: int) -> Worker:
+        return Worker(task, task.client_data(client, scenario.clients), client=client, device=device)
+
+    first = worker(0)  # here, so that data which cannot be had are one error, and not every client's
+    grid = LocalGrid(
+        scenario.clients, lambda client: worker(client) if client else first, task, device, only=only, memory=memory
+    )
+    federate(grid, run, resume=resume, on_line=on_line)
+
+
+one_by_one = partial(simulate, only="one by one")
+"""The same as plain as can be."""

@@ -1,0 +1,69 @@
+"""A run from its scenario to its folder: what an end between two writes leaves."""
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from tiny import same
+
+from ist_fed.engines.local import one_by_one as simulate
+from ist_fed.errors import RunError
+from ist_fed.run import Run
+from ist_fed.scenario import Record, Scenario
+
+SCENARIO = Scenario(
+    name="x",
+    task="digits",
+    sizes={"hidden1": 32},
+    rule={"name": "disjoint", "groups": 2},
+    clients=2,
+    rounds=4,
+    local_steps=1,
+    device="cpu",
+    record=Record(checkpoint_every=1, tensorboard=False),
+)
+
+
+def rounds(run: Run) -> list[int]:
+    return [line["round"] for line in run.metrics()]
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Run:
+    run = Run.create(tmp_path / "whole", SCENARIO)
+    simulate(run)
+    return run
+
+
+@pytest.mark.parametrize("half", [b"", b'{"round": 3, "tra'], ids=["no line", "half a line"])
+def test_a_round_whose_line_cannot_be_written_is_run_again(
+    tmp_path: Path, whole: Run, half: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = Run.record
+
+    def full(self: Run, line: dict[str, Any]) -> None:
+        if line["round"] < 3:
+            return record(self, line)
+        with (self.folder / "metrics.jsonl").open("ab") as file:
+            file.write(half)
+        raise RunError("the disk is full") from OSError(errno.ENOSPC, "No space left on device")
+
+    run = Run.create(tmp_path / "run", SCENARIO)
+    monkeypatch.setattr(Run, "record", full)
+    with pytest.raises(RunError, match="the disk is full"):
+        simulate(run)
+    monkeypatch.undo()
+    assert rounds(run) == [1, 2]
+    simulate(run, resume=True)
+    assert rounds(run) == [1, 2, 3, 4]
+    assert same(*(load_file(one.folder / "model.safetensors") for one in (run, whole)))
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_over(tmp_path: Path, whole: Run) -> None:
+    run = Run.create(tmp_path / "run", SCENARIO)
+    run.record({"round": 1})
+    simulate(run)
+    assert rounds(run) == [1, 2, 3, 4]
+    assert same(*(load_file(one.folder / "model.safetensors") for one in (run, whole)))
