@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow check format test-net bench-core bench-bytes bench-round bench-net bench-memory bench-tables wheel clean
+.PHONY: demo test test-slow check format test-net bench-core bench-bytes bench-round bench-net bench-memory bench-sim bench-tables wheel clean
 
 demo: $(INSTALLED) ## train on real digits and show where the report is
 	rm -rf runs/demo
@@ -48,6 +48,10 @@ bench-net: $(INSTALLED) ## time to 97 % over slow links, against FedAvg and torc
 
 bench-memory: $(INSTALLED) ## a network too big for any client, under memory limits; needs root
 	$(BIN)/python benchmarks/bench_memory.py
+	$(BIN)/python benchmarks/table.py
+
+bench-sim: $(INSTALLED) ## simulated rounds: engines, hand-written loops and peers; hours, goes on where it stopped
+	$(BIN)/python benchmarks/bench_sim.py
 	$(BIN)/python benchmarks/table.py
 
 bench-tables: $(INSTALLED) ## docs/benchmarks.md from benchmarks/results/

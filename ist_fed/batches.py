@@ -22,11 +22,16 @@ def batches(examples: int, size: int, rng: np.random.Generator) -> Iterator[np.n
         raise TrainingError(
             "a client needs at least one example to train on, but its share is empty; give it data or leave it out"
         )
-    size = min(size, examples)
     while True:
-        order = rng.permutation(examples)
-        for start in range(0, examples - size + 1, size):
-            yield order[start : start + size]
+        yield from first_batches(examples, size, examples // min(size, examples), rng)
+
+
+def first_batches(examples: int, size: int, steps: int, rng: np.random.Generator) -> np.ndarray:
+    """The indices of the first batches, steps × examples of a batch; `examples` is at least one."""
+    size = min(size, examples)
+    each = examples // size
+    epochs = [rng.permutation(examples)[: each * size].reshape(each, size) for _ in range(ceil(steps / each))]
+    return epochs[0][:steps] if len(epochs) == 1 else np.concatenate(epochs)[:steps]
 
 
 def fetch(data: Dataset[Batch], index: np.ndarray, device: torch.device) -> Batch:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 import torch
@@ -53,4 +54,12 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
 def _sequence(seed: int, path: tuple[int | str, ...]) -> np.random.SeedSequence:
     # JSON keeps ("1",) apart from (1,), and ("a/b",) from ("a", "b").
     digest = hashlib.sha256(json.dumps(path).encode()).digest()
-    return np.random.SeedSequence([seed, *np.frombuffer(digest, dtype="<u4").tolist()])
+    return np.random.SeedSequence(np.concatenate([_words(seed), np.frombuffer(digest, dtype="<u4")]))
+
+
+@cache
+def _words(seed: int) -> np.ndarray:
+    """The seed as NumPy would take it apart; given whole, it takes twice as long over it."""
+    if seed < 0:
+        raise ValueError(f"a seed must not be negative, but is {seed}")
+    return np.array([seed >> shift & 0xFFFFFFFF for shift in range(0, max(1, seed.bit_length()), 32)], dtype=np.uint32)

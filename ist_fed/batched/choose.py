@@ -1,17 +1,20 @@
 """Which way to train the clients of a round, by what it costs."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
-from ist_fed.seeds import seeded
+from ist_fed.batched.probe import Use, factorable, probe
 from ist_fed.tasks.task import Batch, Task
 from ist_fed.train import Training
 
 Way = Literal["one by one", "stacked", "factored"]
+
+LARGE = 300_000
+"""Parameters from which on stacking does not pay on a processor: no client's weights stay in its cache from the forward
+pass to the update, as they do one by one."""
 
 UPDATE = 150
 """What it costs to hold a weight for a client for one step, in floating-point operations that the same time allows:
@@ -25,12 +28,14 @@ class Job:
     Args:
         sizes: of the subnet.
         batch: examples in a step.
+        examples: of a client, at most.
         steps: of a round.
         training: how.
     """
 
     sizes: tuple[tuple[str, int], ...]
     batch: int
+    examples: int
     steps: int
     training: Training
 
@@ -43,27 +48,17 @@ class Choice:
         way: in words.
         at_once: how many clients at once; 0 is one by one.
         factored: the linear layers whose weights are kept as factors.
+        in_data: the one that is written in terms of the examples; empty if none is.
     """
 
     way: Way
     at_once: int = 0
     factored: frozenset[str] = frozenset()
+    in_data: str = ""
 
     def __str__(self) -> str:
         """In words."""
         return f"{self.way}, up to {self.at_once} at once" if self.at_once else self.way
-
-
-def factorable(model: nn.Module) -> dict[str, nn.Linear]:
-    """Linear layers that stand in the network once, with weights of their own."""
-    owners: dict[int, int] = {}
-    for _, parameter in model.named_parameters(remove_duplicate=False):
-        if parameter.requires_grad:
-            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
-    found = {name: module for name, module in model.named_modules() if type(module) is nn.Linear and name}
-    return {
-        name: layer for name, layer in found.items() if owners[id(layer.weight)] == 1 and layer.weight.requires_grad
-    }
 
 
 def pays(layer: nn.Linear, rows: int, steps: int) -> bool:
@@ -80,6 +75,17 @@ def pays(layer: nn.Linear, rows: int, steps: int) -> bool:
     return 2 * steps * rows**2 * (inputs + outputs) < UPDATE * inputs * outputs
 
 
+def pays_in_data(layer: nn.Linear, job: Job) -> bool:
+    """Whether the first layer is cheaper in terms of the examples, of which there are no more than inputs.
+
+    What the starting weights make of them, and the mean, take 2 operations for each example and weight, and a step
+    2 for each two examples and output; saved are 6 for each example of a batch and weight, and the updates.
+    """
+    inputs, outputs, seen = layer.in_features, layer.out_features, job.steps * job.batch
+    took = 4 * job.examples * outputs * (inputs + seen)
+    return job.examples <= inputs and took < (6 * seen + UPDATE * job.steps) * inputs * outputs
+
+
 def choose(model: nn.Module, task: Task, batch: Batch | None, job: Job, memory: int, only: Way | None = None) -> Choice:
     """The cheapest way.
 
@@ -93,36 +99,36 @@ def choose(model: nn.Module, task: Task, batch: Batch | None, job: Job, memory: 
     """
     if only == "one by one" or batch is None:
         return Choice(way="one by one")
-    rows = _rows(model, task, batch) if job.training.optimizer == "sgd" and only != "stacked" else {}
-    layers = {name: layer for name, layer in factorable(model).items() if name in rows}
-    chosen = frozenset(name for name, layer in layers.items() if only or pays(layer, rows[name], job.steps))
-    state = {"sgd": 3 + (job.training.momentum > 0), "adam": 5, "adamw": 5}[job.training.optimizer]
+    layers = factorable(model)
+    use = probe(model, task, batch) if job.training.optimizer == "sgd" and only != "stacked" else Use()
+    reader = use.reader if use.reader and pays_in_data(layers[use.reader], job) else ""
+    chosen = frozenset(
+        name for name, rows in use.rows.items() if name != reader and (only or pays(layers[name], rows, job.steps))
+    )
+    if not only and not chosen and not reader and not batch[0].is_cuda and _parameters(model) > LARGE:
+        return Choice(way="one by one")
+    size = _bytes(layers, use, job, chosen, reader)
     kept = sum(parameter.nbytes for parameter in model.parameters())
+    kept -= sum(layers[name].weight.nbytes for name in (*chosen, *filter(None, [reader])))
+    size += _STATE[job.training.optimizer] * kept + 4 * sum(part.nbytes for part in batch)
+    way: Way = "factored" if chosen or reader else "stacked"
+    return Choice(way=way, at_once=max(1, memory // size), factored=chosen, in_data=reader)
+
+
+_STATE = {"sgd": 4, "adam": 5, "adamw": 5}  # a stacked weight's gradient, optimiser's state and what is made on the way
+
+
+def _bytes(layers: Mapping[str, nn.Linear], use: Use, job: Job, chosen: Collection[str], reader: str) -> int:
+    """What the factors of one client take."""
     size = 0
     for name in chosen:
         layer = layers[name]
-        kept -= layer.weight.nbytes
-        width = (layer.in_features + layer.out_features) * layer.weight.itemsize
-        size += 3 * job.steps * rows[name] * width  # as they came, end to end, and as they are multiplied
-    size += state * kept + 4 * sum(part.nbytes for part in batch)
-    return Choice(way="factored" if chosen else "stacked", at_once=max(1, memory // size), factored=chosen)
+        size += 3 * job.steps * use.rows[name] * (layer.in_features + layer.out_features) * layer.weight.itemsize
+    if reader:
+        layer = layers[reader]
+        size += job.examples * (4 * layer.out_features + job.examples) * layer.weight.itemsize
+    return size
 
 
-def _rows(model: nn.Module, task: Task, batch: Batch) -> dict[str, int]:
-    """Linear layer → rows that it is called with in a step; those called more than once are left out."""
-    seen: dict[str, list[int]] = {}
-
-    def watch(name: str) -> RemovableHandle:
-        return model.get_submodule(name).register_forward_hook(
-            lambda layer, inputs, output: seen.setdefault(name, []).append(inputs[0].numel() // inputs[0].shape[-1])
-        )
-
-    handles = [watch(name) for name in factorable(model)]
-    try:
-        with torch.no_grad(), seeded(0):
-            task.loss(model, batch)
-    except Exception:  # it is said when the client trains
-        seen.clear()
-    for handle in handles:
-        handle.remove()
-    return {name: calls[0] for name, calls in seen.items() if len(calls) == 1}
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

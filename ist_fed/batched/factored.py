@@ -6,7 +6,7 @@ the whole cohort, and each client's own part is two thin ones. Momentum and weig
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,44 +28,69 @@ class Factored(nn.Module):
         super().__init__()
         self.bias = linear.bias
         self._start, self._history = start, history
-        self.inputs: list[Tensor] = []
-        self.grads: list[Tensor] = []
+        self._inputs, self._grads = Tensor(), Tensor()  # of the steps taken: clients × rows of all steps × width
+        self.last: list[
+            tuple[Tensor, list[Tensor]]
+        ] = []  # of this step, each call: inputs, and the gradient once known
 
     def forward(self, inputs: Tensor) -> Tensor:
         """As the `Linear`."""
-        outputs: Tensor = _AllClients.apply(inputs, self)  # type: ignore[no-untyped-call]
+        outputs: Tensor = AllClients.apply(inputs, self)  # type: ignore[no-untyped-call]
         return outputs if self.bias is None else outputs + self.bias
 
     def of_all(self, inputs: Tensor) -> Tensor:
         """The outputs, without bias, of all clients: clients × … × inputs to clients × … × outputs."""
         clients, cohorts = len(inputs), len(self._start)
         rows = inputs.reshape(clients, -1, inputs.shape[-1])
-        shared = torch.bmm(rows.reshape(cohorts, -1, rows.shape[-1]), self._start.mT)
-        outputs = self._history.decay * shared.view(clients, rows.shape[1], -1)
-        if self.grads:
-            seen, moved = torch.cat(self.inputs, 1), self._moved()
-            outputs = torch.baddbmm(outputs, torch.bmm(rows, seen.mT), moved)
-        self.inputs.append(rows.detach())
+        outputs = torch.bmm(rows.reshape(cohorts, -1, rows.shape[-1]), self._start.mT).view(clients, rows.shape[1], -1)
+        if self._history.decay != 1:
+            outputs = self._history.decay * outputs
+        if seen := self._history.steps * rows.shape[1]:
+            alike = torch.bmm(rows, self._inputs[:, :seen].mT) * self._moves(rows)
+            outputs = torch.baddbmm(outputs, alike, self._grads[:, :seen])
         if not outputs.requires_grad:
             outputs.requires_grad_()
-        outputs.register_hook(self.grads.append)  # type: ignore[no-untyped-call]
+        grads: list[Tensor] = []
+        outputs.register_hook(grads.append)  # type: ignore[no-untyped-call]
+        self.last.append((rows.detach(), grads))
         return outputs.view(*inputs.shape[:-1], outputs.shape[-1])
 
     def square_norms(self) -> Tensor:
         """Of the last step's gradient of each client's weights, squared."""
-        grads, rows = self.grads[-1], self.inputs[-1]
+        ((rows, (grads,)),) = self.last
         return (torch.bmm(grads, grads.mT) * torch.bmm(rows, rows.mT)).sum((1, 2))
+
+    def keep(self, steps: int) -> None:
+        """Keep the factors of the step just taken, of so many that there will be."""
+        ((rows, (grads,)),) = self.last
+        if not self._history.steps:
+            self._inputs, self._grads = (
+                part.new_empty(len(part), steps * part.shape[1], part.shape[2]) for part in (rows, grads)
+            )
+        new = slice(self._history.steps * rows.shape[1], (self._history.steps + 1) * rows.shape[1])
+        self._inputs[:, new], self._grads[:, new] = rows, grads
+        self.last.clear()
+
+    def is_finite(self) -> Tensor:
+        """Of each client, whether its gradients are."""
+        return self._grads.sum((1, 2)).isfinite()
+
+    def forget(self, client: int) -> None:
+        """Let a client's weights be those it started from."""
+        self._grads[client] = self._inputs[client] = 0
 
     def mean(self, weights: Tensor) -> Tensor:
         """Each cohort's mean weights, cohorts × outputs × inputs; `weights` of each client sum to one in a cohort."""
-        cohorts = len(self._start)
-        moved = (self._moved() * weights[:, None, None]).reshape(cohorts, -1, self._start.shape[1])
-        seen = torch.cat(self.inputs, 1).reshape(cohorts, -1, self._start.shape[2])
+        cohorts, outputs, inputs = self._start.shape
+        moves = self._moves(self._grads[:, : self._grads.shape[1] // self._history.steps])
+        moved = self._grads * (weights.to(moves)[:, None] * moves)[..., None]
+        moved, seen = moved.view(cohorts, -1, outputs), self._inputs.view(cohorts, -1, inputs)
         return torch.baddbmm(self._start, moved.mT, seen, beta=self._history.decay)
 
-    def _moved(self) -> Tensor:
-        """How far each row of inputs has moved the weights: clients × rows × outputs."""
-        return torch.cat([grads * c for grads, c in zip(self.grads, self._history.moves, strict=True)], 1)
+    def _moves(self, rows: Tensor) -> Tensor:
+        """How far each row of the inputs seen has moved the weights."""
+        moves = torch.tensor(self._history.moves, dtype=rows.dtype, device=rows.device)
+        return moves.repeat_interleave(rows.shape[1])
 
 
 class History:
@@ -77,9 +102,19 @@ class History:
     """
 
     def __init__(self, training: Training, lr: float) -> None:
-        self._momentum, self._weight_decay, self._lr = training.momentum, training.weight_decay, lr
+        self._momentum, self._weight_decay, self.lr = training.momentum, training.weight_decay, lr
+        self.remembers = bool(training.momentum or training.weight_decay)
         self.decay, self.moves = 1.0, list[float]()  # of the weights
         self._slide, self._pushes = 0.0, list[float]()  # of the velocity
+
+    @property
+    def steps(self) -> int:
+        """How many have been taken."""
+        return len(self.moves)
+
+    def slow(self, velocity: Tensor, moves: Tensor) -> None:
+        """What momentum and weight decay make of a velocity before the gradient is added."""
+        velocity.mul_(self._momentum).add_(moves, alpha=self._weight_decay)
 
     def step(self) -> None:
         """One step of torch's SGD."""
@@ -88,15 +123,23 @@ class History:
         grads = [self._weight_decay * c + (s == last) for s, c in enumerate(self.moves)]
         self._slide = self._momentum * self._slide + self._weight_decay * self.decay
         self._pushes = [self._momentum * push + grad for push, grad in zip(self._pushes, grads, strict=True)]
-        self.decay -= self._lr * self._slide
-        self.moves = [c - self._lr * push for c, push in zip(self.moves, self._pushes, strict=True)]
+        self.decay -= self.lr * self._slide
+        self.moves = [c - self.lr * push for c, push in zip(self.moves, self._pushes, strict=True)]
 
 
-class _AllClients(torch.autograd.Function):
+class OfAll(Protocol):
+    """A layer that computes for all clients at once."""
+
+    def of_all(self, inputs: Tensor) -> Tensor:
+        """Clients × … × inputs to clients × … × outputs, by operations that autograd knows."""
+        ...
+
+
+class AllClients(torch.autograd.Function):
     """Leaves `vmap` for a moment: what it is given there for one client, the layer is given for all."""
 
     @staticmethod
-    def forward(inputs: Tensor, layer: Factored) -> Tensor:
+    def forward(inputs: Tensor, layer: "OfAll") -> Tensor:
         """Never called: there is no computation for one client."""
         raise RuntimeError("a factored layer works under torch.vmap over clients only")
 
@@ -105,7 +148,7 @@ class _AllClients(torch.autograd.Function):
         """Nothing to keep."""
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, None], inputs: Tensor, layer: Factored) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: tuple[int | None, None], inputs: Tensor, layer: "OfAll") -> tuple[Tensor, int]:
         """The outputs of all clients, by operations that autograd knows."""
         if in_dims[0] is None:
             inputs = inputs.expand(info.batch_size, *inputs.shape)

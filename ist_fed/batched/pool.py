@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from ist_fed.batches import batches, fetch, length
+from ist_fed.batched.indata import Examples
+from ist_fed.batches import fetch, first_batches, length
 from ist_fed.seeds import generator
 from ist_fed.tasks.task import Batch
 
@@ -26,6 +27,7 @@ class Pool:
         self._starts: dict[int, int] = {}
         self._lengths: dict[int, int] = {}
         self._size = 0
+        self._products: dict[int, Tensor] = {}
 
     def add(self, client: int, data: Dataset[Batch]) -> None:
         """Take a client's examples in."""
@@ -52,16 +54,34 @@ class Pool:
         """Which examples each client takes in each step, as it would draw them alone: steps × clients × examples."""
         orders = np.empty((steps, len(clients), size), dtype=np.int64)
         for at, client in enumerate(clients):
-            drawn = batches(self._lengths[client], size, generator(seed, round, "batches", client))
-            for step in range(steps):
-                orders[step, at] = next(drawn)
-            orders[:, at] += self._starts[client]
+            rng = generator(seed, round, "batches", client)
+            orders[:, at] = first_batches(self._lengths[client], size, steps, rng)
+        orders += np.array([self._starts[client] for client in clients])[:, None]
         return torch.from_numpy(orders).to(self._device)
 
     def batch(self, order: Tensor) -> Batch:
         """The examples of one step: clients × examples × …"""
+        inputs, targets = (part.index_select(0, order.flatten()) for part in self._examples())
+        return inputs.view(*order.shape, *inputs.shape[1:]), targets.view(*order.shape, *targets.shape[1:])
+
+    def in_data(self, clients: Sequence[int], orders: Tensor) -> Examples:
+        """The examples of clients, their products, and the same orders numbered within each client."""
+        inputs = self._examples()[0].flatten(1)
+        rows = [inputs[self._starts[client] : self._starts[client] + self._lengths[client]] for client in clients]
+        most = max(len(of_one) for of_one in rows)
+        products = inputs.new_zeros(len(clients), most, most)
+        for client, of_one, product in zip(clients, rows, products, strict=True):
+            if client not in self._products:
+                self._products[client] = of_one @ of_one.mT
+            product[: len(of_one), : len(of_one)] = self._products[client]
+        starts = torch.tensor([self._starts[client] for client in clients], device=self._device)
+        return Examples(rows, products, orders - starts[:, None])
+
+    def batch_in_data(self, order: Tensor) -> Batch:
+        """As `batch`, but for the inputs, of which there is only the shape."""
         inputs, targets = self._examples()
-        return inputs[order], targets[order]
+        shape = inputs.new_zeros(1).expand(*order.shape, *inputs.shape[1:])
+        return shape, targets.index_select(0, order.flatten()).view(*order.shape, *targets.shape[1:])
 
     def one(self, client: int, size: int) -> Batch:
         """A client's first examples."""

@@ -1,9 +1,8 @@
 """Local steps of many clients at once: the same as one by one, but for the order in which sums are taken."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +10,11 @@ from torch.func import functional_call
 
 from ist_fed.arrays import Arrays, arrays_of
 from ist_fed.batched.factored import Factored, History
+from ist_fed.batched.indata import Examples, InData
 from ist_fed.tasks.task import Batch, Task
 from ist_fed.train import OPTIMIZERS, Training, optimizer_options, unsound
+
+Layer = Factored | InData
 
 
 class NotTogether(Exception):
@@ -45,6 +47,7 @@ def train_together(
     lr: float,
     steps: int,
     factored: Collection[str] = (),
+    in_data: tuple[str, Examples] | None = None,
 ) -> Trained:
     """Take the local steps of several cohorts of equally many clients, all of one size of subnet.
 
@@ -58,6 +61,8 @@ def train_together(
         lr: learning rate.
         steps: local steps.
         factored: names of `Linear`s whose weights are kept as factors; with SGD only.
+        in_data: name of the one that is written in terms of the examples, and these; `batches` then need not give the
+            inputs' numbers.
 
     Raises:
         NotTogether: it cannot be done so, or fails for some client; nothing has been changed but `model`.
@@ -65,7 +70,10 @@ def train_together(
     each = weights.shape[1]
     starting = {name: torch.stack([start[name] for start in starts]) for name in arrays_of(model)}
     history = History(training, lr)
-    layers = _replace(model, factored, starting, history)
+    make: dict[str, Callable[[nn.Linear, Tensor], Layer]] = {name: partial(_factored, history) for name in factored}
+    if in_data:
+        make[in_data[0]] = partial(_in_data, history, in_data[1])
+    layers = {name: _replace(model, name, make[name], starting) for name in make}
     whole = _Loss(model, task).train()
     own = {name: array.detach() for name, array in arrays_of(whole).items()}
     state = {name: starting[name.removeprefix("model.")].repeat_interleave(each, 0) for name in own}
@@ -80,13 +88,15 @@ def train_together(
         losses.append(_forward(call, state, batch, layers.values()))
         losses[-1].sum().backward()  # type: ignore[no-untyped-call]
         losses[-1] = losses[-1].detach()
-        if any(len(layer.grads) != step + 1 for layer in layers.values()):
+        if any(len(grads) != 1 for layer in layers.values() for _, grads in layer.last):
             raise NotTogether("a layer has no part in the loss")
         if training.clip_norm:
             _clip(list(weighed.values()), list(layers.values()), training.clip_norm)
         if optimizer is not None:
             optimizer.step()
             optimizer.zero_grad()
+        for layer in layers.values():
+            layer.keep(steps)
         history.step()
     return _gather(state, layers, torch.stack(losses), weights)
 
@@ -102,47 +112,52 @@ class _Loss(nn.Module):
         return self._task.loss(self.model, (batch[0], batch[1]))
 
 
+def _factored(history: History, linear: nn.Linear, start: Tensor) -> Layer:
+    return Factored(linear, start, history)
+
+
+def _in_data(history: History, examples: Examples, linear: nn.Linear, start: Tensor) -> Layer:
+    return InData(linear, start, history, examples)
+
+
 def _replace(
-    model: nn.Module, names: Collection[str], starting: Mapping[str, Tensor], history: History
-) -> dict[str, Factored]:
-    layers = {}
-    for name in names:
-        above, _, last = name.rpartition(".")
-        linear = model.get_submodule(name)
-        assert isinstance(linear, nn.Linear)
-        layers[name] = Factored(linear, starting[f"{name}.weight"], history)
-        setattr(model.get_submodule(above), last, layers[name])
-    return layers
+    model: nn.Module, name: str, make: Callable[[nn.Linear, Tensor], Layer], starting: Mapping[str, Tensor]
+) -> Layer:
+    """Put another layer in the place of a `Linear`."""
+    above, _, last = name.rpartition(".")
+    linear = model.get_submodule(name)
+    assert isinstance(linear, nn.Linear)
+    made = make(linear, starting[f"{name}.weight"])
+    setattr(model.get_submodule(above), last, made)
+    return made
 
 
-def _forward(
-    call: Callable[..., Tensor], state: dict[str, Tensor], batch: Batch, layers: Collection[Factored]
-) -> Tensor:
+def _forward(call: Callable[..., Tensor], state: dict[str, Tensor], batch: Batch, layers: Collection[Layer]) -> Tensor:
     """The losses of all clients."""
     try:
         losses = call(state, batch)
     except Exception as error:
         reason = "it draws at random, as dropout does" if "random" in str(error) else str(error).strip()
-        raise NotTogether(reason.partition("\n")[0]) from error
+        raise NotTogether(reason.partition("\n")[0].partition(". ")[0]) from error
     if losses.ndim != 1:
         raise NotTogether(f"the loss of a batch is one number, but has the shape {tuple(losses.shape[1:])}")
-    if any(len(layer.inputs) != len(layer.grads) + 1 for layer in layers):
-        raise NotTogether("a layer is called more than once in a step")
+    if any(len(layer.last) != 1 for layer in layers):
+        raise NotTogether("a layer is not called once in a step")
     return losses
 
 
 @torch.no_grad()
-def _clip(weighed: list[Tensor], layers: list[Factored], most: float) -> None:
+def _clip(weighed: list[Tensor], layers: list[Layer], most: float) -> None:
     """As `torch.nn.utils.clip_grad_norm_`, each client by its own norm."""
     grads = [array.grad for array in weighed if array.grad is not None]
     squares = [grad.flatten(1).square().sum(1) for grad in grads] + [layer.square_norms() for layer in layers]
     factor = (most / (torch.stack(squares).sum(0).sqrt() + 1e-6)).clamp(max=1.0)
-    for grad in (*grads, *(layer.grads[-1] for layer in layers)):
+    for grad in (*grads, *(of_rows for layer in layers for _, (of_rows,) in layer.last)):
         grad.mul_(factor.view(-1, *[1] * (grad.ndim - 1)))
 
 
 @torch.no_grad()
-def _gather(state: dict[str, Tensor], layers: dict[str, Factored], losses: Tensor, weights: Tensor) -> Trained:
+def _gather(state: dict[str, Tensor], layers: dict[str, Layer], losses: Tensor, weights: Tensor) -> Trained:
     cohorts, each = weights.shape
     arrays = {name.removeprefix("model."): array.detach() for name, array in state.items()}
     broken = _broken(arrays, layers, losses)
@@ -150,15 +165,14 @@ def _gather(state: dict[str, Tensor], layers: dict[str, Factored], losses: Tenso
         weights = weights.clone().flatten()
         for client in broken:
             weights[client] = 0.0
-            for array in (
-                *arrays.values(),
-                *(part for layer in layers.values() for part in layer.grads + layer.inputs),
-            ):
+            for array in arrays.values():
                 array[client] = 0
+            for layer in layers.values():
+                layer.forget(client)
         weights = weights.view(cohorts, each)
     share = (weights / weights.sum(1, keepdim=True).clamp(min=1e-300)).flatten()
     means = {name: _mean(array, share, cohorts) for name, array in arrays.items()}
-    means |= {f"{name}.weight": layer.mean(share.to(layer.grads[0])) for name, layer in layers.items()}
+    means |= {f"{name}.weight": layer.mean(share) for name, layer in layers.items()}
     if not all(bool(means[f"{name}.weight"].isfinite().all()) for name in layers):
         raise NotTogether("weights do not stay finite, and only one by one can say whose")
     return Trained(
@@ -166,10 +180,6 @@ def _gather(state: dict[str, Tensor], layers: dict[str, Factored], losses: Tenso
         losses=losses,
         broken=broken,
     )
-
-
-def _factors(layers: Mapping[str, Factored]) -> Iterator[Tensor]:
-    return chain.from_iterable((*layer.inputs, *layer.grads) for layer in layers.values())
 
 
 def _mean(array: Tensor, share: Tensor, cohorts: int) -> Tensor:
@@ -183,17 +193,15 @@ def _mean(array: Tensor, share: Tensor, cohorts: int) -> Tensor:
     return mean.view(cohorts, *array.shape[1:]).to(array.dtype)
 
 
-def _broken(arrays: Arrays, layers: Mapping[str, Factored], losses: Tensor) -> dict[int, str]:
+def _broken(arrays: Arrays, layers: Mapping[str, Layer], losses: Tensor) -> dict[int, str]:
     """Clients whose losses or weights did not stay finite, and what to say of them."""
-    named = [(name, [array]) for name, array in arrays.items() if array.is_floating_point()]
-    named += [(f"{name}.weight", [*layer.inputs, *layer.grads]) for name, layer in layers.items()]
-    sums = [part.reshape(len(part), -1).sum(1).float() for _, parts in named for part in parts]
-    sound = torch.cat([losses, torch.stack(sums)]).isfinite().all(0)
-    if bool(sound.all()):
+    sound = {name: array.flatten(1).sum(1).isfinite() for name, array in arrays.items() if array.ndim > 1}
+    sound |= {f"{name}.weight": layer.is_finite() for name, layer in layers.items()}
+    whole = torch.stack([losses.isfinite().all(0), *sound.values()]).all(0)
+    if bool(whole.all()):
         return {}
-    broken = {}
-    for client in (~sound).nonzero().flatten().tolist():
-        names = [name for (name, parts) in named if not all(bool(part[client].isfinite().all()) for part in parts)]
-        if reason := unsound(losses[:, client], names):
-            broken[client] = reason
-    return broken
+    said = {
+        client: unsound(losses[:, client], [name for name, each in sound.items() if not each[client]])
+        for client in (~whole).nonzero().flatten().tolist()
+    }
+    return {client: reason for client, reason in said.items() if reason}

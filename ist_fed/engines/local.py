@@ -24,8 +24,9 @@ from ist_fed.worker import Worker, reason_of
 
 logger = logging.getLogger("ist_fed.engine")
 
-MEMORY = 1 << 30
-"""Bytes that clients trained at once may take, unless told otherwise; free memory varies, and results must not."""
+MEMORY = 1 << 28
+"""Bytes that clients trained at once may take, unless told otherwise: more is not faster on a processor. It does not
+follow what is free, for which clients are together shows in the last bits of their mean."""
 
 _Part = tuple[Assignment, tuple[int, ...]]
 """Some nodes of a cohort."""
@@ -76,13 +77,15 @@ class LocalGrid(InProcessGrid):
         """Clients that can be trained at once: with subnets of one size, and batches of one."""
         jobs: defaultdict[Job, list[_Part]] = defaultdict(list)
         for asked in assignments:
-            by_batch: defaultdict[int, list[int]] = defaultdict(list)
+            alike: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
             for node in asked.nodes:
                 if node not in self._pool:
                     self._pool.add(node, self._client(node).data)
-                by_batch[min(asked.training.batch_size, self._pool.examples(node))].append(node)
-            for batch, nodes in by_batch.items():
-                job = Job(tuple(asked.sizes.items()), batch, asked.local_steps, asked.training)
+                examples = self._pool.examples(node)
+                batch, most = min(asked.training.batch_size, examples), 1 << max(0, examples - 1).bit_length()
+                alike[batch, most].append(node)
+            for (batch, most), nodes in alike.items():
+                job = Job(tuple(asked.sizes.items()), batch, most, asked.local_steps, asked.training)
                 jobs[job].append((asked, tuple(nodes)))
         return dict(jobs)
 
@@ -101,7 +104,7 @@ class LocalGrid(InProcessGrid):
         return self._choices[job]
 
     def _fall_back(self, job: "Job", choice: Choice, why: str) -> Choice:
-        weaker = Choice(way="stacked", at_once=choice.at_once) if choice.way == "factored" else Choice(way="one by one")
+        weaker = Choice(way="one by one")
         logger.info("subnets of %s train %s: %s", dict(job.sizes), weaker, why)
         return weaker
 
@@ -115,16 +118,18 @@ class LocalGrid(InProcessGrid):
         of_node = [dict(zip(each.nodes, each.weights, strict=True)) for each, _ in chunk]
         weights = [[known[node] for node in part] for known, (_, part) in zip(of_node, chunk, strict=True)]
         orders = self._pool.orders(nodes, job.batch, job.steps, asked.seed, asked.round)
+        fetch = self._pool.batch_in_data if choice.in_data else self._pool.batch
         trained = train_together(
             self._network(job),
             self._task,
             [each.arrays for each, _ in chunk],
-            lambda step: self._pool.batch(orders[step]),
+            lambda step: fetch(orders[step]),
             torch.tensor(weights, dtype=torch.float64, device=self._device),
             job.training,
             lr=asked.lr,
             steps=job.steps,
             factored=choice.factored,
+            in_data=(choice.in_data, self._pool.in_data(nodes, orders)) if choice.in_data else None,
         )
         losses = trained.losses.double().mean(0).cpu().numpy().reshape(len(chunk), -1)
         seconds = (time.perf_counter() - began) / len(chunk)

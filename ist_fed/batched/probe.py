@@ -1,0 +1,105 @@
+"""How a network uses its linear layers, seen in one batch of one client."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ist_fed.seeds import seeded
+from ist_fed.tasks.task import Batch, Task
+
+
+@dataclass
+class Use:
+    """What was seen.
+
+    Args:
+        rows: linear layer → rows that it is called with in a step, such as the examples of a batch; a layer that is
+            not called just once is left out.
+        reader: the layer that reads the examples as they are, if nothing else does; else empty.
+    """
+
+    rows: dict[str, int] = field(default_factory=dict)
+    reader: str = ""
+
+
+def probe(model: nn.Module, task: Task, batch: Batch) -> Use:
+    """Call the network on one batch, and watch.
+
+    Args:
+        model: the network of one client; its buffers are changed.
+        task: gives the loss.
+        batch: some examples of one client.
+    """
+    layers = factorable(model)
+    calls: dict[str, list[int]] = {name: [] for name in layers}
+    watch = _Watch(batch[0])
+
+    def enter(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def before(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            calls[name].append(inputs[0].numel() // inputs[0].shape[-1])
+            watch.enter(name, inputs[0])
+
+        return before
+
+    handles = [layer.register_forward_pre_hook(enter(name)) for name, layer in layers.items()]
+    handles += [layer.register_forward_hook(lambda *_: watch.leave()) for layer in layers.values()]
+    try:
+        with torch.no_grad(), seeded(0), watch:
+            task.loss(model, batch)
+    except Exception:  # it is said when the client trains
+        return Use()
+    finally:
+        for handle in handles:
+            handle.remove()
+    once = {name: rows[0] for name, rows in calls.items() if len(rows) == 1}
+    readers = [name for name in watch.readers if name in once]
+    alone = len(readers) == len(watch.readers) == 1
+    return Use(rows=once, reader=readers[0] if alone and not watch.others else "")
+
+
+def factorable(model: nn.Module) -> Mapping[str, nn.Linear]:
+    """Linear layers with weights of their own, which are trained."""
+    owners: dict[int, int] = {}
+    for _, parameter in model.named_parameters(remove_duplicate=False):
+        owners[id(parameter)] = owners.get(id(parameter), 0) + parameter.requires_grad
+    layers = {name: module for name, module in model.named_modules() if type(module) is nn.Linear and name}
+    return {name: layer for name, layer in layers.items() if owners[id(layer.weight)] == 1}
+
+
+class _Watch(TorchDispatchMode):
+    """Who reads the memory of the examples: layers that are given it whole and in order, or others."""
+
+    def __init__(self, examples: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._examples = examples
+        self.readers: list[str] = []
+        self.others = examples.data_ptr() == 0
+        self._within = ""
+
+    def enter(self, name: str, inputs: Tensor) -> None:
+        self._within = name
+        if self._is_of_examples(inputs):
+            whole = (len(self._examples), self._examples[0].numel())
+            if inputs.shape == whole and inputs.is_contiguous() and inputs.dtype == self._examples.dtype:
+                self.readers.append(name)
+            else:
+                self.others = True
+
+    def leave(self) -> None:
+        self._within = ""
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if not function.is_view and self._within not in self.readers:
+            given = (part for part in tree_leaves((args, kwargs)) if isinstance(part, Tensor))
+            self.others |= any(self._is_of_examples(part) for part in given)
+        return function(*args, **(kwargs or {}))
+
+    def _is_of_examples(self, part: Tensor) -> bool:
+        return part.untyped_storage().data_ptr() == self._examples.untyped_storage().data_ptr()

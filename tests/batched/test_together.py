@@ -1,0 +1,270 @@
+"""Law 10 for clients trained as one computation: the same as one by one, but for the order in which sums are taken."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import pytest
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import TensorDataset
+
+from ist_fed import rules, wire
+from ist_fed.batched import Way
+from ist_fed.engines.inprocess import InProcessGrid
+from ist_fed.engines.local import LocalGrid
+from ist_fed.round import RoundReport
+from ist_fed.tasks import Batch, Task
+from ist_fed.train import Training
+from ist_fed.worker import Worker
+
+WAYS: tuple[Way, ...] = ("stacked", "factored")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Double(tiny.Tiny):
+    """In float64, where sums in another order differ by next to nothing."""
+
+    def build(self, **sizes: int) -> nn.Module:
+        return super().build(**sizes).double()
+
+    def client_data(self, client: int, clients: int) -> TensorDataset:
+        inputs, targets = super().client_data(client, clients).tensors
+        keep = self.examples - client % 3  # not all have equally many
+        return TensorDataset(inputs[:keep].double(), targets[:keep])
+
+    def test_data(self) -> TensorDataset:
+        inputs, targets = super().test_data().tensors
+        return TensorDataset(inputs.double(), targets)
+
+
+def federate(
+    task: Task, rule: rules.Rule, clients: int, only: Way | None = None, *, memory: int = 1 << 28, **options: object
+) -> list[RoundReport]:
+    """A run whose clients are given their subnets."""
+    return _run(
+        task,
+        rule,
+        LocalGrid(clients, _worker(task, clients), task, torch.device("cpu"), only=only, memory=memory),
+        **options,
+    )
+
+
+def by_messages(task: Task, rule: rules.Rule, clients: int, **options: object) -> list[RoundReport]:
+    """The same run, with everything packed and unpacked."""
+    return _run(task, rule, InProcessGrid(clients, _worker(task, clients)), **options)
+
+
+def _worker(task: Task, clients: int) -> Callable[[int], Worker]:
+    return lambda client: Worker(task, task.client_data(client, clients), client=client)
+
+
+def _run(task: Task, rule: rules.Rule, grid: InProcessGrid, rounds: int = 2, **options: object) -> list[RoundReport]:
+    reports: list[RoundReport] = []
+    made = tiny.strategy(task, rule, on_round=reports.append, **options)
+    made.start(grid, wire.to_record(tiny.initial(task, made.sizes)), rounds)
+    return reports
+
+
+def apart(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
+    """The largest difference."""
+    assert one.keys() == other.keys()
+    assert all((one[name].dtype, one[name].shape) == (other[name].dtype, other[name].shape) for name in one)
+    return max(float((one[name].double() - other[name].double()).abs().max()) for name in one)
+
+
+TRAININGS = st.builds(
+    Training,
+    optimizer=st.sampled_from(["sgd", "sgd", "sgd", "adam", "adamw"]),
+    lr=st.sampled_from([0.01, 0.1]),
+    momentum=st.sampled_from([0.0, 0.9]),
+    weight_decay=st.sampled_from([0.0, 0.01]),
+    batch_size=st.sampled_from([4, 7, 100]),
+    clip_norm=st.sampled_from([0.0, 0.3]),
+)
+RULES = st.sampled_from(
+    [rules.Full(), rules.Disjoint(groups=2, min_units=1), rules.Disjoint(groups=5, min_units=1)],
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    norm=st.sampled_from(["batch", "layer", "none"]),
+    rule=RULES,
+    training=TRAININGS,
+    clients=st.integers(1, 7),
+    examples=st.sampled_from([6, 10, 20]),
+    steps=st.integers(1, 6),
+    memory=st.sampled_from([1, 1 << 14, 1 << 28]),
+    weighting=st.sampled_from(["examples", "uniform"]),
+)
+def test_together_is_one_by_one(
+    norm: str,
+    rule: rules.Rule,
+    training: Training,
+    clients: int,
+    examples: int,
+    steps: int,
+    memory: int,
+    weighting: str,
+) -> None:
+    task = Double(norm=norm, examples=examples)
+    options = {"training": training, "local_steps": steps, "weighting": weighting}
+    alone = federate(task, rule, clients, "one by one", **options)
+    for way in WAYS:
+        together = federate(task, rule, clients, way, memory=memory, **options)
+        for one, other in zip(alone, together, strict=True):
+            assert apart(one.arrays, other.arrays) < 1e-10
+            assert other.loss == pytest.approx(one.loss, rel=1e-9)
+            for field in ("merged", "refused", "bytes_down", "bytes_up", "coverage", "clients"):
+                assert getattr(one, field) == getattr(other, field)
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer", "none"])
+@pytest.mark.parametrize("way", [*WAYS, None])
+def test_in_float32_the_difference_stays_small(norm: str, way: Way | None) -> None:
+    rule = rules.Disjoint(groups=3, min_units=1)
+    task, training = tiny.Tiny(norm=norm), Training(lr=0.05, batch_size=8)
+    alone, together = (federate(task, rule, 7, only, rounds=10, training=training) for only in ("one by one", way))
+    assert apart(alone[-1].arrays, together[-1].arrays) < 1e-5
+
+
+@pytest.mark.parametrize("rule", [rules.Full(), rules.Disjoint(groups=3, min_units=1)])
+def test_given_subnets_one_by_one_is_bit_for_bit_as_by_messages(rule: rules.Rule) -> None:
+    task = tiny.Tiny(dropout=0.2, poisoned=[2])
+    direct, packed = federate(task, rule, 5, "one by one"), by_messages(task, rule, 5)
+    for one, other in zip(direct, packed, strict=True):
+        assert tiny.same(one.arrays, other.arrays)
+        for field in dataclasses.fields(RoundReport):
+            if field.name not in ("arrays", "seconds"):
+                assert getattr(one, field.name) == getattr(other, field.name)
+        assert one.seconds.keys() == other.seconds.keys()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_chunks_do_not_change_what_is_trained(way: Way) -> None:
+    """However few are trained at once: in float64 the mean of means is the mean."""
+    task, rule = Double(), rules.Disjoint(groups=2, min_units=1)
+    whole, parts = (federate(task, rule, 7, way, memory=memory) for memory in (1 << 28, 1))
+    assert apart(whole[-1].arrays, parts[-1].arrays) < 1e-12
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("examples", [10, 30])
+def test_a_client_with_nan_is_refused_in_the_same_words_and_harms_no_other(way: Way, examples: int) -> None:
+    task, rule = tiny.Tiny(poisoned=[1, 4], examples=examples), rules.Disjoint(groups=2, min_units=1)
+    alone, together = (federate(task, rule, 6, only) for only in ("one by one", way))
+    assert together[-1].refused
+    assert set(together[-1].refused) == set(alone[-1].refused)
+    assert apart(alone[-1].arrays, together[-1].arrays) < 1e-6
+    assert all(bool(array.isfinite().all()) for array in together[-1].arrays.values())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_learning_rate_that_is_too_high_is_refused_likewise(way: Way) -> None:
+    training = Training(lr=1e30, momentum=0.0, batch_size=5)
+    task, rule = tiny.Tiny(norm="none", examples=10), rules.Disjoint(groups=2, min_units=1)
+    with pytest.raises(Exception, match="0 of 4 clients gave one") as alone:
+        federate(task, rule, 4, "one by one", training=training)
+    with pytest.raises(type(alone.value), match="0 of 4 clients gave one"):
+        federate(task, rule, 4, way, training=training)
+
+
+# --- What cannot be done together -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Odd(tiny.Tiny):
+    """A network or a loss of some special kind."""
+
+    kind: str
+
+    def build(self, **sizes: int) -> nn.Module:
+        return _Odd(self.kind, super().build(**sizes))
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        outputs = model(batch[0])
+        if self.kind == "many":
+            return functional.cross_entropy(outputs, batch[1], reduction="none")
+        if self.kind == "item" and float(outputs.detach().sum()) > 1e9:
+            return outputs.sum()
+        extra = batch[0].square().mean() * outputs.square().mean() if self.kind == "reads inputs" else 0.0
+        return functional.cross_entropy(outputs, batch[1]) + extra
+
+
+class _Odd(nn.Module):
+    def __init__(self, kind: str, inner: nn.Module) -> None:
+        super().__init__()
+        self.kind, self.inner = kind, inner
+        self.head = nn.Linear(3, 3)
+        self.unused = nn.Linear(3, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.kind == "turned":
+            inputs = inputs.flip(1)
+        if self.kind == "shifted":
+            inputs = inputs + 1
+        outputs: Tensor = self.inner(inputs)
+        return self.head(self.head(outputs)) if self.kind == "twice" else self.head(outputs)
+
+
+@pytest.mark.parametrize("examples", [10, 30])
+@pytest.mark.parametrize("kind", ["plain", "reads inputs", "turned", "shifted", "twice", "item"])
+def test_whatever_the_network_is_like(kind: str, examples: int, caplog: pytest.LogCaptureFixture) -> None:
+    """An unused layer is left as it is, even with weight decay; what `vmap` cannot do runs one by one and is said."""
+    task, rule = Odd(kind=kind, examples=examples), rules.Disjoint(groups=2, min_units=1)
+    training = Training(weight_decay=0.01, batch_size=4)
+    alone = federate(task, rule, 5, "one by one", training=training)
+    with caplog.at_level(logging.INFO, "ist_fed.engine"):
+        together = {way: federate(task, rule, 5, way, training=training) for way in WAYS}
+    for reports in together.values():
+        assert reports[-1].merged == 5
+        assert apart(alone[-1].arrays, reports[-1].arrays) < 1e-5
+    assert ("one by one: " in caplog.text) == (kind == "item")
+
+
+def test_dropout_is_drawn_by_each_client_for_itself(caplog: pytest.LogCaptureFixture) -> None:
+    task = tiny.Tiny(dropout=0.5)
+    with caplog.at_level(logging.INFO, "ist_fed.engine"):
+        auto = federate(task, rules.Full(), 3)
+    assert tiny.same(auto[-1].arrays, federate(task, rules.Full(), 3, "one by one")[-1].arrays)
+    assert "one by one: it draws at random, as dropout does" in caplog.text
+
+
+def test_a_loss_that_is_many_numbers_is_refused_as_one_by_one() -> None:
+    for way in (*WAYS, "one by one"):
+        with pytest.raises(Exception, match="0 of 3 clients gave one"):
+            federate(Odd(kind="many"), rules.Full(), 3, way)
+
+
+def test_an_error_of_the_tasks_own_names_its_client() -> None:
+    class Broken(tiny.Tiny):
+        def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+            if bool((batch[1] == 0).all()):
+                raise RuntimeError("all are zero")
+            return super().loss(model, batch)
+
+        def client_data(self, client: int, clients: int) -> TensorDataset:
+            inputs, targets = super().client_data(client, clients).tensors
+            return TensorDataset(inputs, targets * 0 if client == 1 else targets)
+
+    (report,) = federate(Broken(), rules.Full(), 3, rounds=1)
+    assert report.merged == 2
+    assert [refused.client for refused in report.refused] == [1]
+    assert "RuntimeError: all are zero" in report.refused[0].reason
+
+
+def test_a_client_without_examples_is_refused_and_the_others_train() -> None:
+    class Uneven(tiny.Tiny):
+        def client_data(self, client: int, clients: int) -> TensorDataset:
+            inputs, targets = super().client_data(client, clients).tensors
+            return TensorDataset(inputs[: 10 * client], targets[: 10 * client])
+
+    (report,) = federate(Uneven(), rules.Full(), 3, rounds=1)
+    assert report.merged == 2
+    assert "needs at least one example" in report.refused[0].reason
