@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import groupby
 from math import prod
 
@@ -84,6 +84,16 @@ def flat(arrays: Mapping[str, Tensor], layout: Layout | None = None) -> Flat:
     if layout is None:
         layout = tuple(Run(array.dtype, (name,), (tuple(array.shape),)) for name, array in arrays.items())
     return Flat(layout, [_joined([arrays[name].reshape(-1) for name in run.names]) for run in layout])
+
+
+def joined(arrays: Mapping[str, Tensor]) -> Flat:
+    """The arrays as one run for each dtype."""
+    return flat(arrays, _by_dtype(tuple((name, array.dtype, tuple(array.shape)) for name, array in arrays.items())))
+
+
+@lru_cache(maxsize=256)
+def _by_dtype(entries: tuple[tuple[str, torch.dtype, tuple[int, ...]], ...]) -> Layout:
+    return layout_of(sorted(entries, key=lambda entry: str(entry[1])))
 
 
 def _joined(pieces: list[Tensor]) -> Tensor:

@@ -61,5 +61,5 @@ def _sequence(seed: int, path: tuple[int | str, ...]) -> np.random.SeedSequence:
 def _words(seed: int) -> np.ndarray:
     """The seed as NumPy would take it apart; given whole, it takes twice as long over it."""
     if seed < 0:
-        raise ValueError(f"a seed must not be negative, but is {seed}")
+        raise ValueError(f"a seed must be non-negative, but is {seed}")
     return np.array([seed >> shift & 0xFFFFFFFF for shift in range(0, max(1, seed.bit_length()), 32)], dtype=np.uint32)

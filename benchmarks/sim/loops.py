@@ -235,7 +235,7 @@ def one_round(
     for cohort in cohorts:
         one, two = cohort.hidden1, cohort.hidden2
         whole = len(one) == len(w1)
-        cut = net if whole else [w1[one], b1[one], w2[two][:, one], b2[two], w3[:, two], b3]
+        cut = net if whole else cut_out(net, one, two)
         sums = [train(cut, x, targets, part, buffers) for part in in_chunks(cohort, at_once)]
         total = sums[0]
         for more in sums[1:]:
@@ -245,9 +245,17 @@ def one_round(
         if whole:
             made[:5] = total[:5]
             continue
-        made[0][one], made[1][one], made[3][two], made[4][:, two] = total[0], total[1], total[3], total[4]
-        made[2][two[:, None], one] = total[2]
+        for at, dim, units in ((0, 0, one), (1, 0, one), (3, 0, two), (4, 1, two)):
+            made[at].index_copy_(dim, units, total[at])
+        made[2].view(-1).index_copy_(0, (two[:, None] * w2.shape[1] + one).view(-1), total[2].view(-1))
     return made
+
+
+def cut_out(net: Layers, one: Tensor, two: Tensor) -> Layers:
+    """The subnet that units of both hidden layers make."""
+    w1, b1, w2, b2, w3, b3 = net
+    middle = w2.index_select(0, two).index_select(1, one)
+    return [w1.index_select(0, one), b1[one], middle, b2[two], w3.index_select(1, two), b3]
 
 
 def in_chunks(cohort: plans.Cohort, at_once: int) -> list[plans.Cohort]:

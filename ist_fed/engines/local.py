@@ -17,6 +17,7 @@ from ist_fed.device import pick_device
 from ist_fed.engines.inprocess import InProcessGrid
 from ist_fed.evaluate import network
 from ist_fed.federation import Line, federate
+from ist_fed.flat import joined
 from ist_fed.run import Run
 from ist_fed.seeds import seeded
 from ist_fed.tasks import Task, load_task
@@ -149,13 +150,14 @@ class LocalGrid(InProcessGrid):
                     yield self._alone(asked, node, weight)
 
     def _alone(self, asked: Assignment, node: int, weight: float) -> Outcome:
-        arrays, loss, seconds, refused = None, float("nan"), 0.0, {}
+        arrays: Arrays | None = None
+        loss, seconds, refused = float("nan"), 0.0, dict[int, str]()
         try:
             model = network(self._task, asked.sizes, asked.arrays, self._device)
             loss, seconds = self._client(node).local_steps(
                 model, asked.training, seed=asked.seed, round=asked.round, lr=asked.lr, steps=asked.local_steps
             )
-            arrays = arrays_of(model)
+            arrays = joined(arrays_of(model))
         except Exception as error:
             refused = {node: _refusal(reason_of(error, node))}
         return _outcome(asked, (node,), [loss], seconds, refused=refused, arrays=arrays, weight=weight)
