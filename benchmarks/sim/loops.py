@@ -228,13 +228,12 @@ def one_round(
     at_once: int,
 ) -> Layers:
     """The wide network after a round: units that nobody holds keep their weights, shared ones are averaged."""
-    w1, b1, w2, b2, w3, b3 = net
     made = [part.clone() for part in net]
     made[5].zero_()
     clients = sum(len(cohort.clients) for cohort in cohorts)
     for cohort in cohorts:
         one, two = cohort.hidden1, cohort.hidden2
-        whole = len(one) == len(w1)
+        whole = len(one) == len(net[0])
         cut = net if whole else cut_out(net, one, two)
         sums = [train(cut, x, targets, part, buffers) for part in in_chunks(cohort, at_once)]
         total = sums[0]
@@ -247,7 +246,7 @@ def one_round(
             continue
         for at, dim, units in ((0, 0, one), (1, 0, one), (3, 0, two), (4, 1, two)):
             made[at].index_copy_(dim, units, total[at])
-        made[2].view(-1).index_copy_(0, (two[:, None] * w2.shape[1] + one).view(-1), total[2].view(-1))
+        made[2].view(-1).index_copy_(0, (two[:, None] * net[2].shape[1] + one).view(-1), total[2].view(-1))
     return made
 
 

@@ -69,7 +69,7 @@ def _run(scenario: Scenario, folder: Path) -> Run:
     else:
         run, resume = Run.open(folder, scenario), True
     if not resume or len(run.metrics()) < scenario.rounds:
-        train(run, "inprocess", resume, Format.text)
+        train(run, "auto", resume, Format.text)
     return run
 
 

@@ -1,16 +1,20 @@
 """`ist-fed simulate`: run a scenario with all its clients on this machine."""
 
 import shutil
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ist_fed.cli.arguments import Format, OutputFormat, Settings, find_scenario
 from ist_fed.cli.live import Live, print_summary
+from ist_fed.cli.profile import Profiler, both, print_phases
+from ist_fed.device import parse_bytes
 from ist_fed.engines import ENGINES
 from ist_fed.errors import ScenarioError
+from ist_fed.federation import Line
 from ist_fed.run import Run
 
 
@@ -37,6 +41,11 @@ def simulate(
             "whichever is cheapest: auto), or in Flower's simulation (ray)."
         ),
     ] = EngineName.auto,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="What clients trained at once may take, as in 1GiB; 256MiB by default."),
+    ] = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Trace one round, and show where the time goes.")] = False,
     run: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/<name>.")] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
     output: OutputFormat = Format.text,
@@ -46,6 +55,9 @@ def simulate(
         raise ScenarioError("name a scenario, as in `ist-fed simulate digits`, or a run to --resume")
     if resume is not None and run is not None:
         raise ScenarioError("--resume names the run's folder already; leave --run out")
+    options: dict[str, Any] = {"memory": parse_bytes(memory)} if memory else {}
+    if engine is EngineName.ray and (memory or profile):
+        raise ScenarioError("--memory and --profile are for clients in this process; leave them out with --engine ray")
     wanted = find_scenario(scenario, settings) if scenario is not None else None
     if resume is not None:
         if wanted is None and settings:
@@ -54,16 +66,30 @@ def simulate(
     else:
         assert wanted is not None
         this = Run.create(run or Path("runs", wanted.name), wanted)
-    train(this, engine, resume is not None, output)
+    if not profile:
+        train(this, engine, resume is not None, output, **options)
+        print_summary(this, output)
+        return
+    profiler = Profiler(this, len(this.metrics()) if resume else 0)
+    train(this, engine, resume is not None, output, profiler.line, **options)
     print_summary(this, output)
+    if output is Format.text:
+        print_phases(this, profiler.trace)
 
 
-def train(run: Run, engine: str, resume: bool, output: Format) -> None:
+def train(
+    run: Run,
+    engine: str,
+    resume: bool,
+    output: Format,
+    on_line: Callable[[Line], None] = lambda line: None,
+    **options: Any,
+) -> None:
     """Train a run with its progress shown. A run that fails before its first round is over leaves no folder behind."""
     done = len(run.metrics()) if resume else 0
     try:
         with Live(run, output, done) as live:
-            ENGINES[engine](run, resume=resume, on_line=live.line)
+            ENGINES[engine](run, resume=resume, on_line=both(live.line, on_line), **options)
     except BaseException:
         if not run.metrics():
             shutil.rmtree(run.folder)

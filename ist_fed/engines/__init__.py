@@ -2,20 +2,12 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
 
 from ist_fed.engines import local, simulation
-from ist_fed.federation import Line
-from ist_fed.run import Run
 
-
-class Engine(Protocol):
-    """Trains a run, and calls `on_line` with each round's line of metrics."""
-
-    def __call__(self, run: Run, *, resume: bool = False, on_line: Callable[[Line], None] = ...) -> None:
-        """Train until the last round, or go on from the newest checkpoint."""
-        ...
-
+Engine = Callable[..., None]
+"""Trains a run: `engine(run, resume=False, on_line=…)` calls `on_line` with each round's line of metrics. An engine in
+this process also takes `memory`, the bytes that clients trained at once may take."""
 
 ENGINES: dict[str, Engine] = {
     "auto": local.simulate,
