@@ -320,7 +320,13 @@ def targets_on_gpu(book: Book, rule: str, clients: int) -> list[list[str]]:
         speed = flops(rule, clients) / seconds / 1e12
         rows.append([f"{where}: TFLOP/s of the card's in a large float32 product", f"{speed:.2f} of {card:.0f}", ""])
     if clients == 100_000:
-        rows.append([f"{where}: s/round", shown(seconds, "{:.2f}"), "completes: " + ("met" if seconds else "MISSED")])
+        rows.append(
+            [
+                f"{where}: s/round",
+                shown(seconds, "{:.2f}") or "failed",
+                "completes: " + ("met" if seconds else "MISSED"),
+            ]
+        )
     return [row for row in rows if row[1]]
 
 

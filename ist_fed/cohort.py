@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import torch
 
 from ist_fed.arrays import Arrays
 from ist_fed.places import Units
@@ -78,7 +79,13 @@ class Outcome:
 
 @runtime_checkable
 class Direct(Protocol):
-    """A grid that carries out assignments itself."""
+    """A grid that carries out assignments itself.
+
+    Attributes:
+        device: where it does; the wide network is kept there between rounds.
+    """
+
+    device: torch.device
 
     def carry_out(self, assignments: Sequence[Assignment]) -> Iterator[Outcome]:
         """Let every node of every assignment train; in any order, each node in one outcome."""

@@ -115,6 +115,8 @@ class IndependentSubnetTraining(Strategy):
         result = Result()
         arrays = wire.from_record(initial_arrays, self._template)
         del initial_arrays  # nobody needs them beside
+        if isinstance(grid, Direct):
+            arrays = {name: array.to(grid.device) for name, array in arrays.items()}
         _evaluate(evaluate_fn, first_round - 1, arrays, result)
         for number in range(first_round, num_rounds + 1):
             report = self._round(number, arrays, train_config or ConfigRecord(), grid, timeout)

@@ -56,7 +56,7 @@ class LocalGrid(InProcessGrid):
         memory: int = MEMORY,
     ) -> None:
         super().__init__(clients, worker)
-        self._worker, self._task, self._device, self._only, self._memory = worker, task, device, only, memory
+        self.device, self._task, self._only, self._memory = device, task, only, memory
         self._pool = Pool(device)
         self._choices: dict[Job, Choice] = {}
 
@@ -111,7 +111,7 @@ class LocalGrid(InProcessGrid):
 
     def _network(self, job: "Job") -> nn.Module:
         with seeded(0):
-            return self._task.build(**dict(job.sizes)).to(self._device)
+            return self._task.build(**dict(job.sizes)).to(self.device)
 
     def _together(self, job: "Job", chunk: Sequence[_Part], choice: Choice) -> list[Outcome]:
         began = time.perf_counter()
@@ -125,7 +125,7 @@ class LocalGrid(InProcessGrid):
             self._task,
             [each.arrays for each, _ in chunk],
             lambda step: fetch(orders[step]),
-            torch.tensor(weights, dtype=torch.float64, device=self._device),
+            torch.tensor(weights, dtype=torch.float64, device=self.device),
             job.training,
             lr=asked.lr,
             steps=job.steps,
@@ -153,7 +153,7 @@ class LocalGrid(InProcessGrid):
         arrays: Arrays | None = None
         loss, seconds, refused = float("nan"), 0.0, dict[int, str]()
         try:
-            model = network(self._task, asked.sizes, asked.arrays, self._device)
+            model = network(self._task, asked.sizes, asked.arrays, self.device)
             loss, seconds = self._client(node).local_steps(
                 model, asked.training, seed=asked.seed, round=asked.round, lr=asked.lr, steps=asked.local_steps
             )
