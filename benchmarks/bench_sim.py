@@ -25,7 +25,7 @@ from typing import Any
 from bench_core import RESULTS
 from sim import plots
 from sim.environments import interpreter
-from sim.workload import GROUPS, HIDDEN, INPUTS, OUTPUTS, SAMPLES, start_file
+from sim.workload import CACHE, GROUPS, HIDDEN, INPUTS, OUTPUTS, SAMPLES, start_file
 from stage import busy_machine, descendants, end_on_sigterm, save
 
 HERE = Path(__file__).parent
@@ -530,6 +530,9 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="forget what is finished")
     options = parser.parse_args()
     end_on_sigterm()
+    if options.fresh:
+        for kept in CACHE.glob("*.pt"):  # plans and orders are drawn anew, too
+            kept.unlink()
     path = options.results or RESULTS / ("sim.json" if options.device == "cpu" else "sim_cuda.json")
     book = Book(path, options.fresh, options.device)
     if options.part in ("rounds", "all"):

@@ -59,12 +59,13 @@ class LocalGrid(InProcessGrid):
         self.device, self._task, self._only, self._memory = device, task, only, memory
         self._pool = Pool(device)
         self._choices: dict[Job, Choice] = {}
+        self._told: set[Job] = set()
 
     def carry_out(self, assignments: Sequence[Assignment]) -> Iterator[Outcome]:
         """Let every node of every assignment train."""
         for job, parts in self._jobs(assignments).items():
             choice = self._choice(job, parts[0])
-            left = [part for part in parts for part in _cut(part, choice.at_once)] if choice.at_once else parts
+            left = _cut(parts, choice.at_once) if choice.at_once else parts
             while left:
                 chunk = _chunk(left, choice.at_once)
                 try:
@@ -72,9 +73,9 @@ class LocalGrid(InProcessGrid):
                     yield from outcomes
                     left = left[len(chunk) :]
                 except NotTogether as error:
-                    choice = self._choices[job] = self._fall_back(job, choice, str(error))
+                    choice = self._fall_back(job, str(error))
 
-    def _jobs(self, assignments: Sequence[Assignment]) -> dict["Job", list[_Part]]:
+    def _jobs(self, assignments: Sequence[Assignment]) -> dict[Job, list[_Part]]:
         """Clients that can be trained at once: with subnets of one size, and batches of one."""
         jobs: defaultdict[Job, list[_Part]] = defaultdict(list)
         for asked in assignments:
@@ -97,23 +98,25 @@ class LocalGrid(InProcessGrid):
 
     # --- One way or the other -----------------------------------------------------------------------------------------
 
-    def _choice(self, job: "Job", part: _Part) -> Choice:
+    def _choice(self, job: Job, part: _Part) -> Choice:
         if job not in self._choices:
             batch = self._pool.one(part[1][0], job.batch) if job.batch else None
             self._choices[job] = choose(self._network(job), self._task, batch, job, self._memory, self._only)
             logger.info("subnets of %s train %s", dict(job.sizes), self._choices[job])
         return self._choices[job]
 
-    def _fall_back(self, job: "Job", choice: Choice, why: str) -> Choice:
-        weaker = Choice(way="one by one")
-        logger.info("subnets of %s train %s: %s", dict(job.sizes), weaker, why)
-        return weaker
+    def _fall_back(self, job: Job, why: str) -> Choice:
+        """One by one to the end of the round; the next begins as if nothing had been, as a resumed run would."""
+        if job not in self._told:
+            self._told.add(job)
+            logger.info("subnets of %s train one by one: %s", dict(job.sizes), why)
+        return Choice(way="one by one")
 
-    def _network(self, job: "Job") -> nn.Module:
+    def _network(self, job: Job) -> nn.Module:
         with seeded(0):
             return self._task.build(**dict(job.sizes)).to(self.device)
 
-    def _together(self, job: "Job", chunk: Sequence[_Part], choice: Choice) -> list[Outcome]:
+    def _together(self, job: Job, chunk: Sequence[_Part], choice: Choice) -> list[Outcome]:
         began = time.perf_counter()
         asked, nodes = chunk[0][0], [node for _, part in chunk for node in part]
         of_node = [dict(zip(each.nodes, each.weights, strict=True)) for each, _ in chunk]
@@ -183,9 +186,10 @@ def _refusal(reason: str) -> str:
     return f"the client did not train: {reason}"
 
 
-def _cut(part: _Part, most: int) -> list[_Part]:
-    asked, nodes = part
-    return [(asked, nodes[start : start + most]) for start in range(0, len(nodes), most)]
+def _cut(parts: Sequence[_Part], most: int) -> list[_Part]:
+    """The same with no more than so many nodes in each; those of equal length side by side."""
+    cut = [(asked, nodes[start : start + most]) for asked, nodes in parts for start in range(0, len(nodes), most)]
+    return sorted(cut, key=lambda part: len(part[1]), reverse=True)
 
 
 def _chunk(left: Sequence[_Part], most: int) -> Sequence[_Part]:
