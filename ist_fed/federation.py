@@ -12,12 +12,13 @@ from ist_fed import wire
 from ist_fed.arrays import arrays_of, load_arrays
 from ist_fed.batches import fetch, length
 from ist_fed.board import open_board
+from ist_fed.checkpoints import Checkpoint
 from ist_fed.device import pick_device
 from ist_fed.errors import Interrupted
 from ist_fed.evaluate import evaluate, network, ready
 from ist_fed.round import RoundReport
 from ist_fed.rules import Node, plan_round
-from ist_fed.run import Checkpoint, Run
+from ist_fed.run import Run
 from ist_fed.scenario import Scenario
 from ist_fed.seeds import seeded, torch_generator
 from ist_fed.strategy import IndependentSubnetTraining

@@ -7,37 +7,22 @@ runs/digits/
   model.safetensors, model.json     the final network, recalibrated, and how to rebuild it
 """
 
-import hashlib
 import json
-import logging
 import os
-import re
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from ist_fed.checkpoints import Checkpoint, Checkpoints
 from ist_fed.errors import RunError, ScenarioError
+from ist_fed.files import unwritable, write_atomically
 from ist_fed.scenario import Scenario, differences, parse_scenario
-
-logger = logging.getLogger("ist_fed")
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """The state after a round: all that a run needs to go on as if it had never stopped."""
-
-    round: int
-    arrays: dict[str, Tensor]
-    coverage: dict[str, Tensor]
 
 
 class Run:
@@ -51,7 +36,7 @@ class Run:
     def __init__(self, folder: Path, scenario: Scenario) -> None:
         self.folder, self.scenario = folder, scenario
         self._metrics = folder / "metrics.jsonl"
-        self._checkpoints = folder / "checkpoints"
+        self._checkpoints = Checkpoints(folder / "checkpoints")
         self._stop = folder / "stop"
 
     @classmethod
@@ -76,7 +61,7 @@ class Run:
                 f"or remove it"
             ) from error
         try:
-            _write_atomically(folder / "scenario.toml", scenario.to_toml().encode())
+            write_atomically(folder / "scenario.toml", scenario.to_toml().encode())
         except RunError:  # the folder would be in the way of the next try
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -112,7 +97,7 @@ class Run:
                 f"a run is resumed with the scenario it was started with, but '{folder}' differs in "
                 f"{'; '.join(changed)}. Resume without naming a scenario, or start a new run"
             )
-        _write_atomically(folder / "scenario.toml", scenario.to_toml().encode())
+        write_atomically(folder / "scenario.toml", scenario.to_toml().encode())
         return cls(folder, scenario)
 
     # --- Metrics ------------------------------------------------------------------------------------------------------
@@ -139,7 +124,7 @@ class Run:
             with self._metrics.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
         except OSError as error:
-            raise _unwritable(self._metrics, error) from error
+            raise unwritable(self._metrics, error) from error
 
     def _lines(self) -> list[str]:
         """The whole lines: what follows the last line break is still being written, or was cut short by a crash."""
@@ -159,7 +144,7 @@ class Run:
     def _forget_after(self, round: int) -> None:
         """Drop the lines of rounds that will be run again, and those that no reader could read."""
         kept = [text + "\n" for text in self._lines() if _round_of(_object(text)) <= round]
-        _write_atomically(self._metrics, "".join(kept).encode())
+        write_atomically(self._metrics, "".join(kept).encode())
 
     # --- Checkpoints --------------------------------------------------------------------------------------------------
 
@@ -172,34 +157,8 @@ class Run:
         self.stage(state)()
 
     def stage(self, state: Checkpoint) -> Callable[[], None]:
-        """Write a checkpoint that does not count yet; what is returned makes it count, and writes very little.
-
-        In between goes the round's line of metrics: a crash then leaves neither a checkpoint without its line, which
-        nobody would ever write, nor a line that could not be written again.
-
-        Raises:
-            RunError: as `checkpoint`, by both.
-        """
-        tensors = {f"arrays/{name}": array for name, array in state.arrays.items()}
-        tensors |= {f"coverage/{name}": marks for name, marks in state.coverage.items()}
-        data = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-        stem = self._checkpoints / f"round-{state.round:06d}"
-        about = {"round": state.round, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-        _write_atomically(stem.with_suffix(".safetensors"), data)
-
-        def count() -> None:
-            _write_atomically(stem.with_suffix(".json"), json.dumps(about).encode())
-            self._drop_old(state.round)
-
-        return count
-
-    def _drop_old(self, newest: int) -> None:
-        """Keep the newest checkpoints up to `newest`: later ones could not be restored, or were given up."""
-        kept = [number for number in self._checkpointed() if number <= newest][: self.scenario.record.keep]
-        for path in sorted(self._checkpoints.iterdir()):  # .json first: without it the other does not count
-            match = re.fullmatch(r"round-(\d+)\.(json|safetensors)(\.tmp)?", path.name)
-            if match and (int(match[1]) not in kept or match[3]):
-                path.unlink()
+        """The same in two steps; see `Checkpoints.stage`."""
+        return self._checkpoints.stage(state, self.scenario.record.keep)
 
     def restore(self) -> Checkpoint:
         """The newest checkpoint that is whole; metrics of later rounds are dropped.
@@ -207,29 +166,13 @@ class Run:
         Raises:
             RunError: there is none.
         """
-        problems = []
-        for number in self._checkpointed():
-            try:
-                state = _read_checkpoint(self._checkpoints / f"round-{number:06d}", number)
-            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-                logger.warning("the checkpoint of round %d cannot be used (%s); trying the one before", number, error)
-                problems.append(f"round {number}: {error}")
-                continue
-            self._forget_after(state.round)
-            return state
-        raise RunError(
-            f"a run is resumed from a checkpoint, but none in '{self._checkpoints}' can be used "
-            f"({'; '.join(problems) or 'there is none yet'}); start a new run"
-        )
+        state = self._checkpoints.restore()
+        self._forget_after(state.round)
+        return state
 
     def has_checkpoint(self) -> bool:
         """Whether there is something to go on from."""
-        return bool(self._checkpointed())
-
-    def _checkpointed(self) -> list[int]:
-        """The rounds that have a checkpoint, newest first."""
-        matches = (re.fullmatch(r"round-(\d+)\.json", path.name) for path in self._checkpoints.glob("round-*.json"))
-        return sorted((int(match[1]) for match in matches if match), reverse=True)
+        return bool(self._checkpoints.rounds())
 
     # --- Stopping from another process --------------------------------------------------------------------------------
 
@@ -253,24 +196,8 @@ class Run:
             RunError: they cannot be written.
         """
         data = save_tensors({name: array.detach().cpu().contiguous() for name, array in arrays.items()})
-        _write_atomically(self.folder / "model.safetensors", data)
-        _write_atomically(self.folder / "model.json", json.dumps(_finite(about), indent=2).encode())
-
-
-def _read_checkpoint(stem: Path, number: int) -> Checkpoint:
-    about = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
-    data = stem.with_suffix(".safetensors").read_bytes()
-    if len(data) != about["bytes"]:
-        raise ValueError(f"it has {len(data)} bytes, but {about['bytes']} were written")
-    if hashlib.sha256(data).hexdigest() != about["sha256"]:
-        raise ValueError("its bytes are not those that were written")
-    if about["round"] != number:
-        raise ValueError(f"it says that it is of round {about['round']}")
-    parts: dict[str, dict[str, Tensor]] = {"arrays": {}, "coverage": {}}
-    for name, tensor in load_tensors(data).items():
-        kind, _, rest = name.partition("/")
-        parts[kind][rest] = tensor
-    return Checkpoint(number, parts["arrays"], parts["coverage"])
+        write_atomically(self.folder / "model.safetensors", data)
+        write_atomically(self.folder / "model.json", json.dumps(_finite(about), indent=2).encode())
 
 
 def _object(text: str) -> dict[str, Any] | None:
@@ -293,22 +220,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    """Either the old file or the whole new one is there, also after a power cut or on a full disk."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):  # half a file takes the room that others need
-            temporary.unlink(missing_ok=True)
-        raise _unwritable(path, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> RunError:
-    return RunError(f"'{path}' cannot be written: {error.strerror}; make room, or give the right to write there")

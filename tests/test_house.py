@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS = [
     ["errors"],
-    ["seeds", "arrays", "flat", "device", "board", "tables", "pki", "capacity"],
+    ["seeds", "files", "arrays", "flat", "device", "board", "tables", "pki", "capacity"],
     ["axes", "models"],
     ["places", "tasks"],
     ["subnet", "batches"],
@@ -25,6 +25,7 @@ FLOORS = [
     ["exchange"],
     ["roster"],
     ["strategy", "scenario"],
+    ["checkpoints"],
     ["run"],
     ["federation", "report", "progress"],
     ["engines"],

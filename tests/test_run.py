@@ -16,9 +16,10 @@ import torch
 from safetensors.torch import load_file
 
 from ist_fed import infer
+from ist_fed.checkpoints import Checkpoint
 from ist_fed.coverage import Coverage
 from ist_fed.errors import RunError, out_of_room
-from ist_fed.run import Checkpoint, Run
+from ist_fed.run import Run
 from ist_fed.scenario import Scenario, load_scenario, parse_scenario
 
 SCENARIO = Scenario(name="x", task="digits", sizes={"hidden1": 32}, rule={"name": "disjoint", "groups": 2})

@@ -5,12 +5,11 @@ each: an `ArrayRecord` would be four objects on the wire where this is one, each
 """
 
 import hashlib
-import json
 import warnings
 from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from math import isfinite, prod
+from functools import cached_property
+from math import isfinite
 
 import torch
 from flwr.app import ConfigRecord
@@ -18,8 +17,8 @@ from torch import Tensor
 
 from ist_fed.arrays import Arrays
 from ist_fed.errors import WireError
-from ist_fed.flat import Flat, Layout, layout_of
-from ist_fed.wire.excerpt import excerpt
+from ist_fed.flat import Flat
+from ist_fed.wire.layout import DTYPES, NAMES, read_layout, write_layout
 from ist_fed.wire.piece import BYTES, Piece
 from ist_fed.wire.records import Fields, Record, Records
 
@@ -88,14 +87,14 @@ def pack(arrays: Arrays) -> Parcel:
         WireError: an array has a dtype that cannot travel.
     """
     for name, tensor in arrays.items():
-        if tensor.dtype not in _NAMES:
+        if tensor.dtype not in NAMES:
             raise WireError(
-                f"an array travels as one of {', '.join(_DTYPES)}, but '{name}' is "
+                f"an array travels as one of {', '.join(DTYPES)}, but '{name}' is "
                 f"{str(tensor.dtype).removeprefix('torch.')}; convert it in the factory, or make it a buffer that is "
                 f"not persistent"
             )
-    named = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, _NAMES[item[1].dtype]))
-    layout = _write_layout(tuple((name, array.dtype, tuple(array.shape)) for name, array in named))
+    named = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, NAMES[item[1].dtype]))
+    layout = write_layout(tuple((name, array.dtype, tuple(array.shape)) for name, array in named))
     return Parcel(layout, tuple(_pieces(_bytes_of(array) for _, array in named)))
 
 
@@ -146,7 +145,7 @@ def unpack(layout: str, pieces: list[bytes]) -> Flat:
     Raises:
         WireError: the layout cannot be read, or does not multiply out to the bytes that came.
     """
-    runs = _read_layout(layout)
+    runs = read_layout(layout)
     sizes = [run.size for run in runs]
     parts = torch.split_with_sizes(_payload(pieces, sum(sizes)), sizes)
     return Flat(runs, [part.view(run.dtype) for run, part in zip(runs, parts, strict=True)])
@@ -166,45 +165,6 @@ def unpack_checked(layout: str, pieces: list[bytes]) -> Flat:
                 raise WireError(f"every bit of a reply must be 0 or 1, but '{name}' holds another byte")
             raise WireError(f"every value of a reply must be finite, but '{name}' holds NaN or infinity")
     return arrays
-
-
-@lru_cache(maxsize=256)
-def _write_layout(entries: tuple[tuple[str, torch.dtype, tuple[int, ...]], ...]) -> str:
-    return json.dumps([(name, _NAMES[dtype], shape) for name, dtype, shape in entries])
-
-
-@lru_cache(maxsize=256)
-def _read_layout(layout: str) -> Layout:
-    """The runs of a layout: every name once, every shape one that a tensor can have, every array aligned."""
-    try:
-        entries = [(name, dtype, shape) for name, dtype, shape in json.loads(layout)]
-    except (ValueError, TypeError, RecursionError) as error:
-        raise WireError(
-            f"a layout is a JSON list of [name, dtype, shape], but this one cannot be read: {excerpt(str(error))}"
-        ) from error
-    sound = []
-    start = 0
-    for name, dtype, shape in entries:
-        if not (isinstance(name, str) and isinstance(dtype, str) and dtype in _DTYPES and _is_shape(shape)):
-            raise WireError(
-                f"a layout gives each array one of the types {', '.join(_DTYPES)} and a list of lengths, but this one "
-                f"does not for {excerpt(name, 80)}"
-            )
-        if start % _DTYPES[dtype].itemsize:
-            raise WireError(f"a layout puts wider dtypes first, but '{excerpt(name, 80)}' comes after a narrower one")
-        sound.append((name, _DTYPES[dtype], tuple(shape)))
-        start += _DTYPES[dtype].itemsize * prod(shape)
-    if len({name for name, _, _ in sound}) < len(sound):
-        raise WireError("a layout names every array once, but this one names one twice")
-    return layout_of(sound)
-
-
-def _is_shape(shape: object) -> bool:
-    if not isinstance(shape, list) or len(shape) > 64:
-        return False
-    # The product with zeros left out must fit as well, for torch multiplies lengths to strides.
-    lengths = all(type(length) is int and 0 <= length < 1 << 63 for length in shape)
-    return lengths and prod(max(1, length) for length in shape) < 1 << 60
 
 
 def _payload(pieces: list[bytes], expected: int) -> Tensor:
@@ -244,16 +204,6 @@ def _bytes_of(array: Tensor) -> memoryview:
     if array.dtype == torch.bfloat16:  # NumPy has none
         array = array.view(torch.int16)
     return array.numpy().data.cast("B")
-
-
-_DTYPES = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in (
-        torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool,
-        torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8,
-    )
-}  # fmt: skip
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 def _is_sound(numbers: Tensor) -> bool:

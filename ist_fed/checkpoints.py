@@ -1,0 +1,112 @@
+"""The checkpoints of a run: all that it needs to go on as if it had never stopped."""
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from ist_fed.errors import RunError
+from ist_fed.files import write_atomically
+
+logger = logging.getLogger("ist_fed")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state after a round: the wide network, and what of it has been trained."""
+
+    round: int
+    arrays: dict[str, Tensor]
+    coverage: dict[str, Tensor]
+
+
+class Checkpoints:
+    """A folder of them.
+
+    Args:
+        folder: it exists, or nothing is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def stage(self, state: Checkpoint, keep: int) -> Callable[[], None]:
+        """Write a checkpoint that does not count yet; what is returned makes it count, and writes very little.
+
+        In between goes the round's line of metrics: a crash then leaves neither a checkpoint without its line, which
+        nobody would ever write, nor a line that could not be written again.
+
+        Args:
+            state: after a round.
+            keep: how many checkpoints, the newest, are kept once it counts.
+
+        Raises:
+            RunError: it cannot be written, by both; earlier ones are as they were.
+        """
+        tensors = {f"arrays/{name}": array for name, array in state.arrays.items()}
+        tensors |= {f"coverage/{name}": marks for name, marks in state.coverage.items()}
+        data = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        stem = self._folder / f"round-{state.round:06d}"
+        about = {"round": state.round, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        write_atomically(stem.with_suffix(".safetensors"), data)
+
+        def count() -> None:
+            write_atomically(stem.with_suffix(".json"), json.dumps(about).encode())
+            self._drop_old(state.round, keep)
+
+        return count
+
+    def restore(self) -> Checkpoint:
+        """The newest checkpoint that is whole.
+
+        Raises:
+            RunError: there is none.
+        """
+        problems = []
+        for number in self.rounds():
+            try:
+                return _read_checkpoint(self._folder / f"round-{number:06d}", number)
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+                logger.warning("the checkpoint of round %d cannot be used (%s); trying the one before", number, error)
+                problems.append(f"round {number}: {error}")
+        raise RunError(
+            f"a run is resumed from a checkpoint, but none in '{self._folder}' can be used "
+            f"({'; '.join(problems) or 'there is none yet'}); start a new run"
+        )
+
+    def rounds(self) -> list[int]:
+        """The rounds that have a checkpoint, newest first."""
+        matches = (re.fullmatch(r"round-(\d+)\.json", path.name) for path in self._folder.glob("round-*.json"))
+        return sorted((int(match[1]) for match in matches if match), reverse=True)
+
+    def _drop_old(self, newest: int, keep: int) -> None:
+        """Keep the newest checkpoints up to `newest`: later ones could not be restored, or were given up."""
+        kept = [number for number in self.rounds() if number <= newest][:keep]
+        for path in sorted(self._folder.iterdir()):  # .json first: without it the other does not count
+            match = re.fullmatch(r"round-(\d+)\.(json|safetensors)(\.tmp)?", path.name)
+            if match and (int(match[1]) not in kept or match[3]):
+                path.unlink()
+
+
+def _read_checkpoint(stem: Path, number: int) -> Checkpoint:
+    about = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
+    data = stem.with_suffix(".safetensors").read_bytes()
+    if len(data) != about["bytes"]:
+        raise ValueError(f"it has {len(data)} bytes, but {about['bytes']} were written")
+    if hashlib.sha256(data).hexdigest() != about["sha256"]:
+        raise ValueError("its bytes are not those that were written")
+    if about["round"] != number:
+        raise ValueError(f"it says that it is of round {about['round']}")
+    parts: dict[str, dict[str, Tensor]] = {"arrays": {}, "coverage": {}}
+    for name, tensor in load_tensors(data).items():
+        kind, _, rest = name.partition("/")
+        parts[kind][rest] = tensor
+    return Checkpoint(number, parts["arrays"], parts["coverage"])

@@ -1,0 +1,31 @@
+"""Files that are either the old ones or the whole new ones."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from ist_fed.errors import RunError
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Either the old file or the whole new one is there, also after a power cut or on a full disk.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):  # half a file takes the room that others need
+            temporary.unlink(missing_ok=True)
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> RunError:
+    """What to say of a file that cannot be written."""
+    return RunError(f"'{path}' cannot be written: {error.strerror}; make room, or give the right to write there")
