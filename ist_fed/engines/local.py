@@ -29,6 +29,8 @@ MEMORY = 1 << 28
 """Bytes that clients trained at once may take, unless told otherwise: more is not faster on a processor. It does not
 follow what is free, for which clients are together shows in the last bits of their mean."""
 
+_FULL = 0.75  # of the largest cohort's clients, that a smaller one has if both are trained at once
+
 _Part = tuple[Assignment, tuple[int, ...]]
 """Some nodes of a cohort."""
 
@@ -118,9 +120,15 @@ class LocalGrid(InProcessGrid):
 
     def _together(self, job: Job, chunk: Sequence[_Part], choice: Choice) -> list[Outcome]:
         began = time.perf_counter()
-        asked, nodes = chunk[0][0], [node for _, part in chunk for node in part]
+        asked, most = chunk[0][0], len(chunk[0][1])
         of_node = [dict(zip(each.nodes, each.weights, strict=True)) for each, _ in chunk]
-        weights = [[known[node] for node in part] for known, (_, part) in zip(of_node, chunk, strict=True)]
+        # A cohort that is short is filled up with its last client, which counts for nothing.
+        short = [most - len(part) for _, part in chunk]
+        nodes = [node for (_, part), more in zip(chunk, short, strict=True) for node in (*part, *part[-1:] * more)]
+        weights = [
+            [*(known[node] for node in part), *[0.0] * more]
+            for known, (_, part), more in zip(of_node, chunk, short, strict=True)
+        ]
         orders = self._pool.orders(nodes, job.batch, job.steps, asked.seed, asked.round)
         fetch = self._pool.batch_in_data if choice.in_data else self._pool.batch
         trained = train_together(
@@ -143,7 +151,7 @@ class LocalGrid(InProcessGrid):
             weight = sum(known[node] for node in part if node not in broken)
             refused = {node: broken[node] for node in part if node in broken}
             arrays = mean if weight else None
-            made.append(_outcome(each, part, loss, seconds, refused=refused, arrays=arrays, weight=weight))
+            made.append(_outcome(each, part, loss[: len(part)], seconds, refused=refused, arrays=arrays, weight=weight))
         return made
 
     def _one_by_one(self, chunk: Sequence[_Part]) -> Iterator[Outcome]:
@@ -193,11 +201,11 @@ def _cut(parts: Sequence[_Part], most: int) -> list[_Part]:
 
 
 def _chunk(left: Sequence[_Part], most: int) -> Sequence[_Part]:
-    """The next parts that hold equally many nodes, and together no more than may be trained at once."""
+    """The next parts that hold about equally many nodes, and together no more than may be trained at once."""
     if not most:
         return left[:1]
     each = len(left[0][1])
-    alike = next((at for at, (_, nodes) in enumerate(left) if len(nodes) != each), len(left))
+    alike = next((at for at, (_, nodes) in enumerate(left) if len(nodes) < _FULL * each), len(left))
     return left[: max(1, min(alike, most // each))]
 
 
