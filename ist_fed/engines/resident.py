@@ -26,6 +26,7 @@ _POLL_S, _IDLE_S = 0.3, 1.0  # between two questions for work: while a run goes 
 _PATIENCE = 5.0  # a server that answers slowly has much to do: so many times as long as it took until the next question
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0  # after a failure of the network
 _ADMISSION_S = 60.0  # in which a server comes to know a client
+_FETCHED_S = 3.0  # in which a reply is fetched: a strategy asks twice a second
 _APP_RAISED = 2  # Flower's error code for an exception in a ClientApp
 
 LINK = "link"
@@ -70,7 +71,7 @@ class Resident:
         if self._stop.is_set():
             return
         logger.info("connected to %s as node %d", self._fleet.address, self._node)
-        last = 0.0
+        last = float("-inf")  # when a message was last answered
         while not self._stop.is_set():
             asked = time.monotonic()
             try:
@@ -85,6 +86,8 @@ class Resident:
                 now = time.monotonic()
                 pause = _POLL_S if now - last < 30 else _IDLE_S
                 self._stop.wait(max(pause, _PATIENCE * (now - asked)))
+        # Flower forgets the reply of a node that has left, if nobody has fetched it yet.
+        time.sleep(max(0.0, last + _FETCHED_S - time.monotonic()))
 
     def _join(self) -> int:
         """Join; a server that starts with this client may not know it for a moment."""
