@@ -58,6 +58,7 @@ def test_flower_still_has_the_private_names_that_are_relied_on(module: str) -> N
 def test_the_superlinks_changes_find_what_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is undone again, for the names are Flower's own."""
     from flwr.server.superlink.fleet.grpc_rere import node_auth_server_interceptor as interceptor
+    from flwr.supercore import sql_mixin
     from flwr.supercore.corestate.sql_corestate import SqlCoreState
     from flwr.supercore.sql_mixin import SqlMixin
 
@@ -69,9 +70,13 @@ def test_the_superlinks_changes_find_what_they_change(monkeypatch: pytest.Monkey
     monkeypatch.setattr(interceptor.NodeAuthServerInterceptor, "_wrap_method_handler", wrap)
     monkeypatch.setattr(SqlCoreState, "_cleanup_expired_task_tokens", lambda self: calls.append(self))
     monkeypatch.setattr(SqlMixin, "session", SqlMixin.session)
+    monkeypatch.setattr(sql_mixin, "SQLITE_PRAGMAS", sql_mixin.SQLITE_PRAGMAS)
     superlink.tell()
     superlink.tidy_seldom()
     superlink.one_by_one()
+    superlink.keep_little()
+    pragmas = dict(sql_mixin.SQLITE_PRAGMAS)
+    assert (pragmas["mmap_size"], pragmas["journal_mode"]) == ("0", "WAL")
     for _ in range(3):
         SqlCoreState._cleanup_expired_task_tokens(None)  # type: ignore[arg-type]
     assert calls == [None]
