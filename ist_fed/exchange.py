@@ -28,22 +28,13 @@ def exchange(
     messages.clear()
     deadline, pause = time.monotonic() + timeout, _FIRST_PAUSE_S
     while owing and time.monotonic() < deadline:
-        replies = _taken(grid, owing)
+        replies = list(grid.pull_messages(set(owing)))
+        for reply in replies:
+            owing.pop(reply.metadata.reply_to_message_id, None)
         yield from replies
-        if gone := liveness.gone(set(owing.values())):
-            yield from _taken(grid, owing)  # what they sent just before they went
-            for key, node in [*owing.items()]:
-                if node in gone:
-                    del owing[key]
-                    on_lost(node, gone[node])
+        for node, reason in liveness.gone(set(owing.values())).items():
+            on_lost(node, reason)
+            owing = {key: other for key, other in owing.items() if other != node}
         pause = _FIRST_PAUSE_S if replies else min(_LONGEST_PAUSE_S, 1.5 * pause)
         if owing and not replies:
             time.sleep(pause)
-
-
-def _taken(grid: Grid, owing: dict[str, int]) -> list[Message]:
-    """The replies that are there; their keys are struck off."""
-    replies = list(grid.pull_messages(set(owing)))
-    for reply in replies:
-        owing.pop(reply.metadata.reply_to_message_id, None)
-    return replies

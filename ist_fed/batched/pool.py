@@ -27,10 +27,15 @@ class Pool:
         self._starts: dict[int, int] = {}
         self._lengths: dict[int, int] = {}
         self._size = 0
+        self._kind: list[tuple[torch.Size, torch.dtype]] | None = None
         self._products: dict[int, Tensor] = {}
 
     def add(self, client: int, data: Dataset[Batch]) -> None:
-        """Take a client's examples in."""
+        """Take a client's examples in.
+
+        Raises:
+            ValueError: they are of another shape or dtype than those of the clients before.
+        """
         examples = length(data)
         if type(data) is TensorDataset:
             part = tuple(tensor.to(self._device) for tensor in data.tensors)
@@ -38,8 +43,11 @@ class Pool:
             part = fetch(data, np.arange(examples), self._device)
         else:
             part = ()
+        if examples and self._kind not in (None, kind := [(each.shape[1:], each.dtype) for each in part]):
+            raise ValueError(f"examples of {kind} do not stand beside those of {self._kind}")
         self._starts[client], self._lengths[client] = self._size, examples
         if examples:
+            self._kind = kind
             self._parts.append((part[0], part[1]))
             self._size += examples
 

@@ -84,12 +84,7 @@ def train_together(
     call = torch.vmap(partial(functional_call, whole))
     losses = []
     for step in range(steps):
-        batch = batches(step)
-        losses.append(_forward(call, state, batch, layers.values()))
-        losses[-1].sum().backward()  # type: ignore[no-untyped-call]
-        losses[-1] = losses[-1].detach()
-        if any(len(grads) != 1 for layer in layers.values() for _, grads in layer.last):
-            raise NotTogether("a layer has no part in the loss")
+        losses.append(_differentiate(call, state, batches(step), layers.values()))
         if training.clip_norm:
             _clip(list(weighed.values()), list(layers.values()), training.clip_norm)
         if optimizer is not None:
@@ -132,18 +127,23 @@ def _replace(
     return made
 
 
-def _forward(call: Callable[..., Tensor], state: dict[str, Tensor], batch: Batch, layers: Collection[Layer]) -> Tensor:
-    """The losses of all clients."""
+def _differentiate(
+    call: Callable[..., Tensor], state: dict[str, Tensor], batch: Batch, layers: Collection[Layer]
+) -> Tensor:
+    """The losses of all clients, and their gradients."""
     try:
         losses = call(state, batch)
-    except Exception as error:
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+    except Exception as error:  # of `vmap`, or of the task's own code for some client
         reason = "it draws at random, as dropout does" if "random" in str(error) else str(error).strip()
         raise NotTogether(reason.partition("\n")[0].partition(". ")[0]) from error
     if losses.ndim != 1:
         raise NotTogether(f"the loss of a batch is one number, but has the shape {tuple(losses.shape[1:])}")
     if any(len(layer.last) != 1 for layer in layers):
         raise NotTogether("a layer is not called once in a step")
-    return losses
+    if any(len(grads) != 1 for layer in layers for _, grads in layer.last):
+        raise NotTogether("a layer has no part in the loss")
+    return losses.detach()
 
 
 @torch.no_grad()
@@ -195,7 +195,7 @@ def _mean(array: Tensor, share: Tensor, cohorts: int) -> Tensor:
 
 def _broken(arrays: Arrays, layers: Mapping[str, Layer], losses: Tensor) -> dict[int, str]:
     """Clients whose losses or weights did not stay finite, and what to say of them."""
-    sound = {name: array.flatten(1).sum(1).isfinite() for name, array in arrays.items() if array.ndim > 1}
+    sound = {name: array.reshape(len(array), -1).sum(1).isfinite() for name, array in arrays.items()}
     sound |= {f"{name}.weight": layer.is_finite() for name, layer in layers.items()}
     whole = torch.stack([losses.isfinite().all(0), *sound.values()]).all(0)
     if bool(whole.all()):

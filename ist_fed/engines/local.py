@@ -83,15 +83,25 @@ class LocalGrid(InProcessGrid):
         for asked in assignments:
             alike: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
             for node in asked.nodes:
-                if node not in self._pool:
-                    self._pool.add(node, self._client(node).data)
-                examples = self._pool.examples(node)
+                examples = self._examples(node)
                 batch, most = min(asked.training.batch_size, examples), 1 << max(0, examples - 1).bit_length()
                 alike[batch, most].append(node)
             for (batch, most), nodes in alike.items():
                 job = Job(tuple(asked.sizes.items()), batch, most, asked.local_steps, asked.training)
                 jobs[job].append((asked, tuple(nodes)))
         return dict(jobs)
+
+    def _examples(self, node: int) -> int:
+        """How many a client has; 0 if they cannot be put beside the others': then it trains alone, or says why not."""
+        if self._only == "one by one":
+            return 0
+        if node not in self._pool:
+            try:
+                self._pool.add(node, self._client(node).data)
+            except Exception:
+                logger.debug("client %d trains alone", node, exc_info=True)
+                return 0
+        return self._pool.examples(node)
 
     def _client(self, node: int) -> Worker:
         worker = self._handler(node)

@@ -268,3 +268,37 @@ def test_a_client_without_examples_is_refused_and_the_others_train() -> None:
     (report,) = federate(Uneven(), rules.Full(), 3, rounds=1)
     assert report.merged == 2
     assert "needs at least one example" in report.refused[0].reason
+
+
+def test_a_client_whose_data_cannot_be_had_is_refused_and_the_others_train() -> None:
+    class Lost(tiny.Tiny):
+        def client_data(self, client: int, clients: int) -> TensorDataset:
+            if client == 1:
+                raise OSError("the disk is gone")
+            return super().client_data(client, clients)
+
+    for way in (None, "one by one"):
+        (report,) = federate(Lost(), rules.Full(), 3, way, rounds=1)
+        assert report.merged == 2
+        assert [refused.client for refused in report.refused] == [1]
+        assert "OSError: the disk is gone" in report.refused[0].reason
+
+
+def test_clients_whose_examples_have_another_shape_train_alone() -> None:
+    class Shaped(tiny.Tiny):
+        def client_data(self, client: int, clients: int) -> TensorDataset:
+            inputs, targets = super().client_data(client, clients).tensors
+            return TensorDataset(inputs.view(-1, 3, 4) if client % 2 else inputs, targets)
+
+    alone, together = (federate(Shaped(), rules.Full(), 5, way) for way in ("one by one", None))
+    assert together[-1].merged == 5
+    assert apart(alone[-1].arrays, together[-1].arrays) < 1e-5
+
+
+def test_a_failure_of_the_backward_pass_is_the_clients_own() -> None:
+    class Cut(tiny.Tiny):
+        def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+            return super().loss(model, batch).detach()
+
+    with pytest.raises(Exception, match=r"0 of 2 clients gave one.*does not require grad"):
+        federate(Cut(), rules.Full(), 2, "stacked")
