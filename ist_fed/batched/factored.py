@@ -6,7 +6,7 @@ the whole cohort, and each client's own part is two thin ones. Momentum and weig
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,24 +14,24 @@ from torch import Tensor, nn
 from ist_fed.train import Training
 
 
-class Factored(nn.Module):
-    """Takes the place of a `Linear` in a network that is called under `torch.vmap` over clients.
+class OfAll(nn.Module):
+    """A layer that takes the place of a `Linear` under `torch.vmap` over clients, and computes for all of them.
 
     Args:
         linear: whose place it takes; its bias stays a parameter of each client's own.
         start: the weights W₀ of each cohort, cohorts × outputs × inputs; clients stand cohort by cohort, in equal
             numbers.
-        history: numbers a and c.
+        history: of the steps taken.
+
+    Attributes:
+        last: of this step, each call: inputs, and the gradient of the outputs once it is known.
     """
 
     def __init__(self, linear: nn.Linear, start: Tensor, history: "History") -> None:
         super().__init__()
         self.bias = linear.bias
         self._start, self._history = start, history
-        self._inputs, self._grads = Tensor(), Tensor()  # of the steps taken: clients × rows of all steps × width
-        self.last: list[
-            tuple[Tensor, list[Tensor]]
-        ] = []  # of this step, each call: inputs, and the gradient once known
+        self.last: list[tuple[Tensor, list[Tensor]]] = []
 
     def forward(self, inputs: Tensor) -> Tensor:
         """As the `Linear`."""
@@ -39,7 +39,27 @@ class Factored(nn.Module):
         return outputs if self.bias is None else outputs + self.bias
 
     def of_all(self, inputs: Tensor) -> Tensor:
-        """The outputs, without bias, of all clients: clients × … × inputs to clients × … × outputs."""
+        """The outputs, without bias: clients × … × inputs to clients × … × outputs, by what autograd knows."""
+        raise NotImplementedError
+
+    def watch(self, inputs: Tensor, outputs: Tensor) -> None:
+        """Remember a call, and the gradient that will come back to it."""
+        if not outputs.requires_grad:
+            outputs.requires_grad_()
+        grads: list[Tensor] = []
+        outputs.register_hook(grads.append)  # type: ignore[no-untyped-call]
+        self.last.append((inputs, grads))
+
+
+class Factored(OfAll):
+    """Keeps the inputs and gradients of all steps."""
+
+    def __init__(self, linear: nn.Linear, start: Tensor, history: "History") -> None:
+        super().__init__(linear, start, history)
+        self._inputs, self._grads = Tensor(), Tensor()  # of the steps taken: clients × rows of all steps × width
+
+    def of_all(self, inputs: Tensor) -> Tensor:
+        """By the starting weights, and by what the inputs seen have in common with these."""
         clients, cohorts = len(inputs), len(self._start)
         rows = inputs.reshape(clients, -1, inputs.shape[-1])
         outputs = torch.bmm(rows.reshape(cohorts, -1, rows.shape[-1]), self._start.mT).view(clients, rows.shape[1], -1)
@@ -48,11 +68,7 @@ class Factored(nn.Module):
         if seen := self._history.steps * rows.shape[1]:
             alike = torch.bmm(rows, self._inputs[:, :seen].mT) * self._moves(rows)
             outputs = torch.baddbmm(outputs, alike, self._grads[:, :seen])
-        if not outputs.requires_grad:
-            outputs.requires_grad_()
-        grads: list[Tensor] = []
-        outputs.register_hook(grads.append)  # type: ignore[no-untyped-call]
-        self.last.append((rows.detach(), grads))
+        self.watch(rows.detach(), outputs)
         return outputs.view(*inputs.shape[:-1], outputs.shape[-1])
 
     def square_norms(self) -> Tensor:
@@ -127,19 +143,11 @@ class History:
         self.moves = [c - self.lr * push for c, push in zip(self.moves, self._pushes, strict=True)]
 
 
-class OfAll(Protocol):
-    """A layer that computes for all clients at once."""
-
-    def of_all(self, inputs: Tensor) -> Tensor:
-        """Clients × … × inputs to clients × … × outputs, by operations that autograd knows."""
-        ...
-
-
 class AllClients(torch.autograd.Function):
     """Leaves `vmap` for a moment: what it is given there for one client, the layer is given for all."""
 
     @staticmethod
-    def forward(inputs: Tensor, layer: "OfAll") -> Tensor:
+    def forward(inputs: Tensor, layer: OfAll) -> Tensor:
         """Never called: there is no computation for one client."""
         raise RuntimeError("a factored layer works under torch.vmap over clients only")
 
@@ -148,7 +156,7 @@ class AllClients(torch.autograd.Function):
         """Nothing to keep."""
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, None], inputs: Tensor, layer: "OfAll") -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: tuple[int | None, None], inputs: Tensor, layer: OfAll) -> tuple[Tensor, int]:
         """The outputs of all clients, by operations that autograd knows."""
         if in_dims[0] is None:
             inputs = inputs.expand(info.batch_size, *inputs.shape)

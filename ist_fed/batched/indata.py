@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ist_fed.batched.factored import AllClients, History
+from ist_fed.batched.factored import History, OfAll
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,21 +30,19 @@ class Examples:
     orders: Tensor
 
 
-class InData(nn.Module):
-    """Takes the place of a `Linear` in a network that is called under `torch.vmap` over clients.
+class InData(OfAll):
+    """Knows the examples; the numbers in its inputs do not matter.
 
     Args:
-        linear: whose place it takes; its bias stays a parameter of each client's own.
-        start: the weights W₀ of each cohort, cohorts × outputs × inputs; clients stand cohort by cohort, in equal
-            numbers.
-        history: of the steps taken.
+        linear: as `OfAll`.
+        start: as `OfAll`.
+        history: as `OfAll`.
         examples: of the clients.
     """
 
     def __init__(self, linear: nn.Linear, start: Tensor, history: History, examples: Examples) -> None:
-        super().__init__()
-        self.bias = linear.bias
-        self._start, self._history, self._examples = start, history, examples
+        super().__init__(linear, start, history)
+        self._examples = examples
         self._each = len(examples.rows) // len(start)
         shape = (*examples.products.shape[:2], start.shape[1])
         self._made, self._moves = start.new_empty(shape), start.new_zeros(shape)  # by W₀, and F
@@ -52,24 +50,15 @@ class InData(nn.Module):
         columns = start.mT.contiguous()  # twice as fast as its transpose
         for client, rows in enumerate(examples.rows):
             torch.mm(rows, columns[client // self._each], out=self._made[client, : len(rows)])
-        self.last: list[tuple[Tensor, list[Tensor]]] = []  # as of `Factored`
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """As the `Linear`; the numbers in `inputs` do not matter, for it knows the examples."""
-        outputs: Tensor = AllClients.apply(inputs, self)  # type: ignore[no-untyped-call]
-        return outputs if self.bias is None else outputs + self.bias
 
     def of_all(self, inputs: Tensor) -> Tensor:
-        """The outputs, without bias, of all clients."""
+        """By what W₀ makes of the examples, and by what they have in common."""
         outputs = self._chosen(self._made)
         if self._history.decay != 1:
             outputs *= self._history.decay
         if self._history.steps:
             outputs.baddbmm_(self._chosen(self._examples.products), self._moves)
-        outputs.requires_grad_()
-        grads: list[Tensor] = []
-        outputs.register_hook(grads.append)  # type: ignore[no-untyped-call]
-        self.last.append((outputs.detach(), grads))
+        self.watch(inputs, outputs)
         return outputs
 
     def square_norms(self) -> Tensor:
