@@ -15,6 +15,7 @@ import torch
 from ist_fed.arrays import Arrays
 from ist_fed.places import Units
 from ist_fed.train import Training
+from ist_fed.wire import Profile, Question
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,6 +87,10 @@ class Direct(Protocol):
     """
 
     device: torch.device
+
+    def profiles(self, nodes: Sequence[int], question: Question) -> Iterator[tuple[int, Profile | str]]:
+        """Who each node is, or why it does not say."""
+        ...
 
     def carry_out(self, assignments: Sequence[Assignment]) -> Iterator[Outcome]:
         """Let every node of every assignment train; in any order, each node in one outcome."""

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Literal
 
@@ -10,6 +10,7 @@ from flwr.serverapp import Grid
 
 from ist_fed import wire
 from ist_fed.capacity import adapted
+from ist_fed.cohort import Direct
 from ist_fed.device import format_bytes
 from ist_fed.errors import RoundError, WireError
 from ist_fed.exchange import exchange
@@ -93,24 +94,34 @@ class Roster:
         """Ask nodes who they are; what those that did not say gave as a reason."""
         if not nodes:
             return {}
-        questions = {node: wire.profile_question(node, timeout, self._sizes, self._training) for node in nodes}
         silent = dict.fromkeys(nodes, "no answer in time")
-        answers = list(exchange(grid, list(questions.values()), timeout, silent.__setitem__))
-        given = {answer.metadata.reply_to_message_id: answer for answer in answers}
+        if isinstance(grid, Direct):
+            said = grid.profiles(nodes, wire.Question(sizes=self._sizes, training=self._training))
+        else:
+            said = self._answers(nodes, grid, timeout, silent.__setitem__)
         steps: dict[int, tuple[float, float]] = {}
-        for node, question in questions.items():
-            answer = given.get(question.metadata.message_id)
-            if answer is None:
-                continue
-            del silent[node]
-            try:
-                profile = wire.open_profile(answer)
+        for node, profile in said:
+            if isinstance(profile, wire.Profile):
+                del silent[node]
                 self._known[node], steps[node] = self._client(node, profile), (1.0, profile.step_seconds)
-            except WireError as error:
-                silent[node] = str(error)
-                self._known[node] = _unknown(node)
+            else:
+                silent[node], self._known[node] = profile, _unknown(node)
         self.learn(steps)
         return silent
+
+    def _answers(
+        self, nodes: list[int], grid: Grid, timeout: float, lost: Callable[[int, str], None]
+    ) -> Iterator[tuple[int, wire.Profile | str]]:
+        """What each node that answers says, or why it cannot be read."""
+        questions = {node: wire.profile_question(node, timeout, self._sizes, self._training) for node in nodes}
+        answers = list(exchange(grid, list(questions.values()), timeout, lost))
+        given = {answer.metadata.reply_to_message_id: answer for answer in answers}
+        for node, question in questions.items():
+            if answer := given.get(question.metadata.message_id):
+                try:
+                    yield node, wire.open_profile(answer)
+                except WireError as error:
+                    yield node, str(error)
 
     def _client(self, node: int, profile: wire.Profile) -> Client:
         weight = float(max(1, profile.examples)) if self._weighting == "examples" else 1.0

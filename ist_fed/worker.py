@@ -79,15 +79,18 @@ class Worker:
 
     def query(self, message: Message) -> Message:
         """Say who this client is, and, if the server says what is to be trained, how much of it it can hold."""
-        question, memory, limit = wire.open_question(message), self._allowance(), 1.0
+        return wire.profile_answer(self.profile(wire.open_question(message)), reply_to=message)
+
+    def profile(self, question: wire.Question | None) -> wire.Profile:
+        """The same where no message has to travel."""
+        memory, limit = self._allowance(), 1.0
         if question is not None and self._memory != 0:
             with suppress(IstFedError):  # what is wrong is said when there is an order
                 training = _training_of(question.training)
                 limit = largest_share(question.sizes, lambda sizes: self._estimate(sizes, training) <= memory)
-        profile = replace(
+        return replace(
             self._profile, memory=memory, limit=limit, step_seconds=self._step_seconds, link=float(self.link)
         )
-        return wire.profile_answer(profile, reply_to=message)
 
     def train(self, message: Message) -> Message:
         """Train the subnet of an order; what goes wrong in training is said in the reply, in words."""

@@ -11,8 +11,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ist_fed.batched.factored import History, OfAll
+
+_EVEN = 64
+"""Outputs in multiples of which a matrix product is twice as fast."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,15 +27,20 @@ class Examples:
         rows: of each client: its examples × features.
         products: clients × examples × examples: of each two, the sum over features; zeros where a client has fewer.
         orders: steps × clients × examples of a batch: which ones, numbered within each client.
+        once: whether no example comes twice.
     """
 
     rows: Sequence[Tensor]
     products: Tensor
     orders: Tensor
+    once: bool
 
 
 class InData(OfAll):
     """Knows the examples; the numbers in its inputs do not matter.
+
+    Where no example comes twice the tables stand in the order in which the examples come, and are no longer than that:
+    what belongs to a step is a slice.
 
     Args:
         linear: as `OfAll`.
@@ -42,42 +51,49 @@ class InData(OfAll):
 
     def __init__(self, linear: nn.Linear, start: Tensor, history: History, examples: Examples) -> None:
         super().__init__(linear, start, history)
-        self._examples = examples
+        self._examples, self._once, self._batch = examples, examples.once, examples.orders.shape[2]
         self._each = len(examples.rows) // len(start)
-        shape = (*examples.products.shape[:2], start.shape[1])
-        self._made, self._moves = start.new_empty(shape), start.new_zeros(shape)  # by W₀, and F
-        self._velocity = start.new_zeros(shape if history.remembers else (0,))
-        columns = start.mT.contiguous()  # twice as fast as its transpose
-        for client, rows in enumerate(examples.rows):
-            torch.mm(rows, columns[client // self._each], out=self._made[client, : len(rows)])
+        self._made, self._products = self._by_start(), examples.products
+        if self._once:
+            rows = self._in_order()
+            most = self._products.shape[2]
+            pairs = rows[..., None] * most + examples.orders.movedim(0, 1).flatten(1)[:, None]
+            self._made, self._products = _taken(self._made.flatten(0, 1), rows), _taken(self._products.flatten(), pairs)
+        self._made = self._made[..., : start.shape[1]]
+        self._moves = torch.zeros_like(self._made, memory_format=torch.contiguous_format)  # F
+        self._velocity = torch.zeros_like(self._moves if history.remembers else self._moves[:0])
 
     def of_all(self, inputs: Tensor) -> Tensor:
         """By what W₀ makes of the examples, and by what they have in common."""
         outputs = self._chosen(self._made)
         if self._history.decay != 1:
-            outputs *= self._history.decay
+            outputs = outputs * self._history.decay
         if self._history.steps:
-            outputs.baddbmm_(self._chosen(self._examples.products), self._moves)
+            moved = slice(self._history.steps * self._batch if self._once else None)
+            outputs = torch.baddbmm(outputs, self._chosen(self._products)[..., moved], self._moves[:, moved])
+        outputs = outputs.detach()
         self.watch(inputs, outputs)
         return outputs
 
     def square_norms(self) -> Tensor:
         """Of the last step's gradient of each client's weights, squared."""
         ((_, (grads,)),) = self.last
-        alike = self._chosen(self._examples.products)
-        order = self._order[:, None, :].expand(-1, alike.shape[1], -1)
-        return (torch.bmm(grads, grads.mT) * alike.gather(2, order)).sum((1, 2))
+        alike = self._chosen(self._chosen(self._products).mT)
+        return (torch.bmm(grads, grads.mT) * alike).sum((1, 2))
 
     def keep(self, steps: int) -> None:
         """Take the step."""
         ((_, (grads,)),) = self.last
-        order = self._order[..., None].expand_as(grads)
+        moved = self._velocity if self._history.remembers else self._moves
         if self._history.remembers:
             self._history.slow(self._velocity, self._moves)
-            self._velocity.scatter_add_(1, order, grads)
-            self._moves.sub_(self._velocity, alpha=self._history.lr)
+        pushes = grads if self._history.remembers else grads * -self._history.lr
+        if self._once:
+            moved[:, self._now] += pushes
         else:
-            self._moves.scatter_add_(1, order, grads * -self._history.lr)
+            moved.scatter_add_(1, self._order[..., None].expand_as(grads), pushes)
+        if self._history.remembers:
+            self._moves.sub_(self._velocity, alpha=self._history.lr)
         self.last.clear()
 
     def is_finite(self) -> Tensor:
@@ -90,15 +106,47 @@ class InData(OfAll):
 
     def mean(self, weights: Tensor) -> Tensor:
         """Each cohort's mean weights, cohorts × outputs × inputs; `weights` of each client sum to one in a cohort."""
+        moves = self._moves
+        if self._once:
+            clients, most, _ = self._examples.products.shape
+            moves = moves.new_zeros(clients * most, moves.shape[2])
+            moves.index_copy_(0, self._in_order().flatten(), self._moves.flatten(0, 1))
+            moves = moves.view(clients, most, -1)
         mean = self._history.decay * self._start
         for client, (rows, weight) in enumerate(zip(self._examples.rows, weights.tolist(), strict=True)):
-            mean[client // self._each].addmm_(self._moves[client, : len(rows)].mT, rows, alpha=weight)
+            mean[client // self._each].addmm_(moves[client, : len(rows)].mT, rows, alpha=weight)
         return mean
+
+    def _by_start(self) -> Tensor:
+        """What W₀ makes of the examples, clients × examples × outputs or more."""
+        outputs = self._start.shape[1]
+        columns = functional.pad(self._start.mT, (0, -outputs % _EVEN))  # by columns, which are twice as fast
+        made = columns.new_empty(*self._examples.products.shape[:2], columns.shape[2])
+        for client, rows in enumerate(self._examples.rows):
+            torch.mm(rows, columns[client // self._each], out=made[client, : len(rows)])
+        return made
+
+    def _in_order(self) -> Tensor:
+        """The examples of all steps, numbered through all clients: clients × examples."""
+        clients, most, _ = self._examples.products.shape
+        first = torch.arange(clients, device=self._start.device) * most
+        return first[:, None] + self._examples.orders.movedim(0, 1).flatten(1)
 
     @property
     def _order(self) -> Tensor:
         return self._examples.orders[self._history.steps]
 
+    @property
+    def _now(self) -> slice:
+        return slice(self._history.steps * self._batch, (self._history.steps + 1) * self._batch)
+
     def _chosen(self, table: Tensor) -> Tensor:
         """The rows of the examples in this step's batches."""
+        if self._once:
+            return table[:, self._now]
         return table.gather(1, self._order[..., None].expand(-1, -1, table.shape[2]))
+
+
+def _taken(table: Tensor, places: Tensor) -> Tensor:
+    """What stands at some places of the first dimension."""
+    return table.index_select(0, places.flatten()).view(*places.shape, *table.shape[1:])

@@ -83,7 +83,8 @@ class Pool:
                 self._products[client] = of_one @ of_one.mT
             product[: len(of_one), : len(of_one)] = self._products[client]
         starts = torch.tensor([self._starts[client] for client in clients], device=self._device)
-        return Examples(rows, products, orders - starts[:, None])
+        once = orders.shape[0] * orders.shape[2] <= min(len(of_one) for of_one in rows)
+        return Examples(rows, products, orders - starts[:, None], once)
 
     def batch_in_data(self, order: Tensor) -> Batch:
         """As `batch`, but for the inputs, of which there is only the shape."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ist_fed import wire
 from ist_fed.arrays import Arrays, arrays_of
 from ist_fed.batched import Choice, Job, NotTogether, Pool, Way, choose, train_together
 from ist_fed.cohort import Assignment, Outcome
@@ -62,6 +63,14 @@ class LocalGrid(InProcessGrid):
         self._pool = Pool(device)
         self._choices: dict[Job, Choice] = {}
         self._told: set[Job] = set()
+
+    def profiles(self, nodes: Sequence[int], question: wire.Question) -> Iterator[tuple[int, wire.Profile | str]]:
+        """Ask each client, without a message."""
+        for node in nodes:
+            try:
+                yield node, self._client(node).profile(question)
+            except Exception as error:
+                yield node, reason_of(error, node)
 
     def carry_out(self, assignments: Sequence[Assignment]) -> Iterator[Outcome]:
         """Let every node of every assignment train."""
