@@ -180,7 +180,7 @@ def parse_scenario(text: str, overrides: Sequence[str] = ()) -> Scenario:
         raise ScenarioError(f"a scenario is written in TOML, but this is not: {error}") from error
     for setting in overrides:
         override(table, setting)
-    scenario: Scenario = from_table(Scenario, table, elsewhere=_every_key())
+    scenario: Scenario = from_table(Scenario, table, elsewhere=every_key())
     scenario.make_rule()
     return scenario
 
@@ -200,7 +200,8 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 @cache
-def _every_key() -> tuple[str, ...]:
+def every_key() -> tuple[str, ...]:
+    """Every key that a scenario may have, as `training.lr`; but for those of `options` and `sizes`."""
     hints = get_type_hints(Scenario)
     keys = [f.name for f in fields(Scenario)]
     keys += [f"{name}.{f.name}" for name in keys if is_dataclass(kind := hints[name]) for f in fields(kind)]

@@ -27,10 +27,10 @@ def override(table: dict[str, Any], setting: str) -> None:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
             raise ScenarioError(f"'{path}' cannot be set: '{'.'.join(parents[:depth])}' is a value, not a table")
-    table[last] = _value(text)
+    table[last] = value_of(text)
 
 
-def _value(text: str) -> Any:
+def value_of(text: str) -> Any:
     """A TOML value; what is none is an unquoted string, as a shell leaves it."""
     try:
         parsed = tomllib.loads(f"value = {text}")

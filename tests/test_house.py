@@ -27,7 +27,7 @@ FLOORS = [
     ["strategy", "scenario"],
     ["checkpoints"],
     ["run"],
-    ["federation", "report", "progress"],
+    ["federation", "report", "progress", "search"],
     ["engines"],
     ["cli"],
 ]

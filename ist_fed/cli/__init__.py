@@ -18,6 +18,7 @@ from ist_fed.cli.inspect import inspect
 from ist_fed.cli.live import console
 from ist_fed.cli.provision import app as provision
 from ist_fed.cli.report import report
+from ist_fed.cli.search import search
 from ist_fed.cli.server import app as server
 from ist_fed.cli.simulate import simulate
 from ist_fed.errors import FleetUnknown, Interrupted, IstFedError, out_of_room
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (simulate, inspect, compare, report):
+for command in (simulate, inspect, compare, search, report):
     app.command()(command)
 for name, group in {"server": server, "client": client, "provision": provision, "deploy": deploy}.items():
     app.add_typer(group, name=name)

@@ -9,12 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from ist_fed.cli.arguments import Format, OutputFormat, Settings, find_scenario
-from ist_fed.cli.simulate import train
+from ist_fed.cli.simulate import train_or_go_on
 from ist_fed.cost import cost
 from ist_fed.errors import ScenarioError
 from ist_fed.report import comparison_rows, write_comparison
 from ist_fed.rules import Node, plan_round
-from ist_fed.run import Run
 from ist_fed.scenario import Scenario
 from ist_fed.tasks import load_task
 
@@ -36,7 +35,7 @@ def compare(
     """
     wanted = [find_scenario(name, settings) for name in scenarios]
     _check_comparable(wanted)
-    runs = [_run(scenario, folder / scenario.name) for scenario in wanted]
+    runs = [train_or_go_on(scenario, folder / scenario.name) for scenario in wanted]
     rows = comparison_rows(runs, target)
     for row, run in zip(rows, runs, strict=True):
         row |= _arithmetic(run.scenario, row)
@@ -60,17 +59,6 @@ def _check_comparable(scenarios: list[Scenario]) -> None:
                 f"compared scenarios share their data and seed, but '{key}' differs: {sorted(map(str, values))}; "
                 f"make them equal with --set {key}=…"
             )
-
-
-def _run(scenario: Scenario, folder: Path) -> Run:
-    """The run of a scenario: trained now, taken up where it stopped, or finished before."""
-    if not folder.exists():
-        run, resume = Run.create(folder, scenario), False
-    else:
-        run, resume = Run.open(folder, scenario), True
-    if not resume or len(run.metrics()) < scenario.rounds:
-        train(run, "auto", resume, Format.text)
-    return run
 
 
 def _arithmetic(scenario: Scenario, row: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ist_fed.engines import ENGINES
 from ist_fed.errors import ScenarioError
 from ist_fed.federation import Line
 from ist_fed.run import Run
+from ist_fed.scenario import Scenario
 
 
 class EngineName(StrEnum):
@@ -94,3 +95,14 @@ def train(
         if not run.metrics():
             shutil.rmtree(run.folder)
         raise
+
+
+def train_or_go_on(scenario: Scenario, folder: Path) -> Run:
+    """The run of a scenario: trained now, taken up where it stopped, or finished before."""
+    if not folder.exists():
+        run, resume = Run.create(folder, scenario), False
+    else:
+        run, resume = Run.open(folder, scenario), True
+    if not resume or len(run.metrics()) < scenario.rounds or not (folder / "model.safetensors").exists():
+        train(run, "auto", resume, Format.text)
+    return run
