@@ -1,5 +1,7 @@
 """Model factories: each returns `build(**sizes) -> nn.Module`, a function of its sizes and of nothing else."""
 
+from ist_fed.models.cnn import cnn
 from ist_fed.models.mlp import mlp
+from ist_fed.models.resnet import resnet
 
-__all__ = ["mlp"]
+__all__ = ["cnn", "mlp", "resnet"]

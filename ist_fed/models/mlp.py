@@ -1,14 +1,11 @@
 """Fully connected networks, the family of the paper."""
 
 from itertools import pairwise
-from typing import Literal
 
 from torch import nn
 
 from ist_fed.arrays import Build
-from ist_fed.errors import TaskError
-
-Norm = Literal["batch", "layer", "none"]
+from ist_fed.models.norm import Norm, check_norm, norm_features
 
 
 def mlp(inputs: int, outputs: int, norm: Norm = "batch") -> Build:
@@ -24,15 +21,13 @@ def mlp(inputs: int, outputs: int, norm: Norm = "batch") -> Build:
 
     Source: Yuan et al., PVLDB 15(8), 2022, section 4.
     """
-    norms: dict[str, type[nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm, "none": nn.Identity}
-    if norm not in norms:
-        raise TaskError(f"norm must be one of {sorted(norms)}, but is '{norm}'")
+    check_norm(norm)
 
     def build(**sizes: int) -> nn.Module:
         widths = [inputs, *sizes.values()]
         layers: list[nn.Module] = [nn.Flatten()]
         for before, after in pairwise(widths):
-            layers += [nn.Linear(before, after, bias=norm == "none"), norms[norm](after), nn.ReLU()]
+            layers += [nn.Linear(before, after, bias=norm == "none"), norm_features(norm, after), nn.ReLU()]
         return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
 
     return build

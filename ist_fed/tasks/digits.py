@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from ist_fed.errors import TaskError
 from ist_fed.models import mlp
-from ist_fed.models.mlp import Norm
+from ist_fed.models.norm import Norm
 from ist_fed.tasks.partition import Split, check_split, partition
 from ist_fed.tasks.task import Batch, Task
 
