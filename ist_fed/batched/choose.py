@@ -100,7 +100,8 @@ def choose(model: nn.Module, task: Task, batch: Batch | None, job: Job, memory: 
     if only == "one by one" or batch is None:
         return Choice(way="one by one")
     layers = factorable(model)
-    use = probe(model, task, batch) if job.training.optimizer == "sgd" and only != "stacked" else Use()
+    seen = probe(model, task, batch)
+    use = seen if job.training.optimizer == "sgd" and only != "stacked" else Use()
     reader = use.reader if use.reader and pays_in_data(layers[use.reader], job) else ""
     chosen = frozenset(
         name for name, rows in use.rows.items() if name != reader and (only or pays(layers[name], rows, job.steps))
@@ -110,11 +111,12 @@ def choose(model: nn.Module, task: Task, batch: Batch | None, job: Job, memory: 
     size = _bytes(layers, use, job, chosen, reader)
     kept = sum(parameter.nbytes for parameter in model.parameters())
     kept -= sum(layers[name].weight.nbytes for name in (*chosen, *filter(None, [reader])))
-    size += _STATE[job.training.optimizer] * kept + 4 * sum(part.nbytes for part in batch)
+    size += _STATE[job.training.optimizer] * kept + 4 * sum(part.nbytes for part in batch) + _KEPT * seen.made
     way: Way = "factored" if chosen or reader else "stacked"
     return Choice(way=way, at_once=max(1, memory // size), factored=chosen, in_data=reader)
 
 
+_KEPT = 2  # what is made of images is kept for the backward pass, whose own is as large again at its peak
 _STATE = {"sgd": 4, "adam": 5, "adamw": 5}  # a stacked weight's gradient, optimiser's state and what is made on the way
 
 

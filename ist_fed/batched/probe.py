@@ -21,10 +21,13 @@ class Use:
         rows: linear layer → rows that it is called with in a step, such as the examples of a batch; a layer that is
             not called just once is left out.
         reader: the layer that reads the examples as they are, if nothing else does; else empty.
+        made: bytes of what the forward pass makes of images and sequences, arrays of more than two dimensions. What it
+            makes of plain rows is little beside the weights, and left out.
     """
 
     rows: dict[str, int] = field(default_factory=dict)
     reader: str = ""
+    made: int = 0
 
 
 def probe(model: nn.Module, task: Task, batch: Batch) -> Use:
@@ -59,7 +62,7 @@ def probe(model: nn.Module, task: Task, batch: Batch) -> Use:
     once = {name: rows[0] for name, rows in calls.items() if len(rows) == 1}
     readers = [name for name in watch.readers if name in once]
     alone = len(readers) == len(watch.readers) == 1
-    return Use(rows=once, reader=readers[0] if alone and not watch.others else "")
+    return Use(rows=once, reader=readers[0] if alone and not watch.others else "", made=watch.made)
 
 
 def factorable(model: nn.Module) -> Mapping[str, nn.Linear]:
@@ -72,7 +75,7 @@ def factorable(model: nn.Module) -> Mapping[str, nn.Linear]:
 
 
 class _Watch(TorchDispatchMode):
-    """Who reads the memory of the examples: layers that are given it whole and in order, or others."""
+    """Who reads the memory of the examples, layers that are given it whole and in order, or others; and what is made."""
 
     def __init__(self, examples: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -80,6 +83,7 @@ class _Watch(TorchDispatchMode):
         self.readers: list[str] = []
         self.others = examples.data_ptr() == 0
         self._within = ""
+        self.made = 0
 
     def enter(self, name: str, inputs: Tensor) -> None:
         self._within = name
@@ -99,7 +103,10 @@ class _Watch(TorchDispatchMode):
         if not function.is_view and self._within not in self.readers:
             given = (part for part in tree_leaves((args, kwargs)) if isinstance(part, Tensor))
             self.others |= any(self._is_of_examples(part) for part in given)
-        return function(*args, **(kwargs or {}))
+        made = function(*args, **(kwargs or {}))
+        if not function.is_view:
+            self.made += sum(part.nbytes for part in tree_leaves(made) if isinstance(part, Tensor) and part.ndim > 2)
+        return made
 
     def _is_of_examples(self, part: Tensor) -> bool:
         return part.untyped_storage().data_ptr() == self._examples.untyped_storage().data_ptr()
