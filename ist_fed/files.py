@@ -7,7 +7,7 @@ from pathlib import Path
 from ist_fed.errors import RunError
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes | bytearray) -> None:
     """Either the old file or the whole new one is there, also after a power cut or on a full disk.
 
     Raises:

@@ -75,7 +75,7 @@ def factorable(model: nn.Module) -> Mapping[str, nn.Linear]:
 
 
 class _Watch(TorchDispatchMode):
-    """Who reads the memory of the examples, layers that are given it whole and in order, or others; and what is made."""
+    """Who reads the memory of the examples, layers that are given it whole and in order, or others; what is made."""
 
     def __init__(self, examples: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

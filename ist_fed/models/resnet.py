@@ -16,7 +16,7 @@ Order = Literal["standard", "preactivation"]
 def resnet(
     channels: int, outputs: int, widths: Sequence[int] = (16, 32, 64), norm: Norm = "batch", order: Order = "standard"
 ) -> Build:
-    """A factory of residual networks as for CIFAR: a 3×3 convolution, stages of blocks, the mean of each channel, a head.
+    """A factory of residual networks as for CIFAR: a 3×3 convolution, stages of blocks, a mean of each channel, a head.
 
     A block has one axis: the filters of its first convolution, with the inputs of the second that read them. The
     stream that blocks add to is whole on every client; so are the shortcuts and the head, which therefore are averaged

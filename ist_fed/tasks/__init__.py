@@ -2,7 +2,11 @@
 
 from ist_fed.tasks.task import Batch, Task, load_task
 
-TASKS: dict[str, str] = {"digits": "ist_fed.tasks.digits:Digits"}
+TASKS: dict[str, str] = {
+    "cifar": "ist_fed.tasks.cifar:Cifar",
+    "digits": "ist_fed.tasks.digits:Digits",
+    "speech": "ist_fed.tasks.speech:Speech",
+}
 """Name in a scenario → where its maker is."""
 
 __all__ = ["TASKS", "Batch", "Task", "load_task"]

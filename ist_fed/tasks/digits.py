@@ -9,31 +9,35 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.data import Dataset, TensorDataset
 
+from ist_fed.arrays import Build
 from ist_fed.errors import TaskError
-from ist_fed.models import mlp
 from ist_fed.models.norm import Norm
-from ist_fed.tasks.partition import Split, check_split, partition
-from ist_fed.tasks.task import Batch, Task
+from ist_fed.tasks.classification import Classification
+from ist_fed.tasks.images import Model, image_network
+from ist_fed.tasks.partition import Split, check_client, check_split, partition
+from ist_fed.tasks.task import Batch
 
 _TEST, _CALIBRATION = 360, 256  # of 1797; the clients share the other 1181
 
 
 @dataclass(frozen=True, kw_only=True)
-class Digits(Task):
-    """Ten classes, 64 pixels, an MLP with one hidden layer for each size of the scenario.
+class Digits(Classification):
+    """Ten classes, 8×8 pixels.
 
     The split into test, calibration and training is fixed. Pixels are scaled to 0..1.
 
     Args:
-        norm: normalisation of the MLP: `batch`, `layer` or `none`.
-        partition: how the training images are dealt out to clients: `iid` or `dirichlet`.
+        model: `mlp`, with one hidden layer for each size of the scenario and images as rows of 64; `cnn`, with sizes
+            `conv1`, … and `hidden1`, …; or `resnet`, with stages of 16 and 32 channels and one block for each size.
+        norm: normalisation of the network: `batch`, `layer` or `none`.
+        partition: how the training images are dealt out to clients: `iid`, `dirichlet` or `sorted`.
         alpha: concentration of the Dirichlet draw.
         partition_seed: of the deal; it is not the scenario's seed, so that runs with several seeds share their data.
     """
 
+    model: Model = "mlp"
     norm: Norm = "batch"
     partition: Split = "iid"
     alpha: float = 0.5
@@ -41,44 +45,37 @@ class Digits(Task):
 
     def __post_init__(self) -> None:
         """Refuse options out of their range, here and not when the first client asks for its data."""
-        mlp(64, 10, self.norm)
+        self._network()
         check_split(self.partition, self.alpha, self.partition_seed)
 
     def build(self, **sizes: int) -> nn.Module:
-        """An MLP of 64 inputs and 10 outputs."""
-        return mlp(64, 10, self.norm)(**sizes)
+        """The network, with 10 outputs."""
+        return self._network()(**sizes)
+
+    def _network(self) -> Build:
+        return image_network(self.model, (1, 8, 8), 10, self.norm)
 
     def client_data(self, client: int, clients: int) -> Dataset[Batch]:
         """One client's share of the training images."""
-        if not 0 <= client < clients:
-            raise TaskError(
-                f"clients are numbered from 0 to below {clients}, how many there are; {client} was asked for"
-            )
+        check_client(client, clients)
         shares = _shares(clients, self.partition, self.alpha, self.partition_seed)
-        return _subset(_split()[2][shares[client]])
+        return self._shaped(*_subset(_split()[2][shares[client]]))
 
     def local_data(self, path: Path) -> Dataset[Batch]:
         """A client's own images: a `.npz` file with `images` (n × 64, or n × 8 × 8, from 0 to 16) and `labels` (n)."""
-        return cast(Dataset[Batch], TensorDataset(*_read(path)))
+        return self._shaped(*_read(path))
 
     def test_data(self) -> Dataset[Batch]:
         """The 360 test images."""
-        return _subset(_split()[0])
+        return self._shaped(*_subset(_split()[0]))
 
     def calibration_data(self) -> Dataset[Batch] | None:
         """256 images that are in neither."""
-        return _subset(_split()[1])
+        return self._shaped(*_subset(_split()[1]))
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Cross-entropy."""
-        images, labels = batch
-        return functional.cross_entropy(model(images), labels)
-
-    def score(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Share of images whose digit is told right."""
-        images, labels = batch
-        right: Tensor = model(images).argmax(dim=1) == labels
-        return right.float().mean()
+    def _shaped(self, images: Tensor, labels: Tensor) -> Dataset[Batch]:
+        """As the network takes them."""
+        return cast(Dataset[Batch], TensorDataset(images if self.model == "mlp" else images.view(-1, 1, 8, 8), labels))
 
 
 def _read(path: Path) -> tuple[Tensor, Tensor]:
@@ -126,6 +123,6 @@ def _shares(clients: int, split: Split, alpha: float, seed: int) -> list[np.ndar
     return partition(_images()[1].numpy()[_split()[2]], clients, split, alpha, seed)
 
 
-def _subset(index: np.ndarray) -> Dataset[Batch]:
+def _subset(index: np.ndarray) -> Batch:
     images, labels = _images()
-    return cast(Dataset[Batch], TensorDataset(images[index], labels[index]))
+    return images[index], labels[index]

@@ -9,7 +9,9 @@ import numpy as np
 
 from ist_fed.errors import TaskError
 
-Split = Literal["iid", "dirichlet"]
+Split = Literal["iid", "dirichlet", "sorted"]
+
+_SHARDS = 2  # that each client gets of `sorted`
 
 
 def partition(labels: np.ndarray, clients: int, split: Split, alpha: float, seed: int) -> list[np.ndarray]:
@@ -18,7 +20,8 @@ def partition(labels: np.ndarray, clients: int, split: Split, alpha: float, seed
     Args:
         labels: class of each example, `(examples,)`.
         clients: how many shares.
-        split: `iid` deals a shuffled deck; `dirichlet` draws how each class is shared among them from Dirichlet(alpha).
+        split: `iid` deals a shuffled deck; `dirichlet` draws how each class is shared among them from Dirichlet(alpha);
+            `sorted` sorts by class, cuts that into twice as many shards as clients, and deals each client two.
         alpha: concentration; small is uneven (0.1: a few classes each), large is even.
         seed: of the draw.
 
@@ -28,7 +31,7 @@ def partition(labels: np.ndarray, clients: int, split: Split, alpha: float, seed
     Raises:
         TaskError: a share would have fewer than two examples, or an argument is out of its range.
 
-    Source: Yurochkin et al., ICML 2019, section 4 (Dirichlet).
+    Source: Yurochkin et al., ICML 2019, section 4 (Dirichlet); McMahan et al., AISTATS 2017, section 3 (sorted).
     """
     least = 2  # BatchNorm cannot train on one example
     check_split(split, alpha, seed)
@@ -39,6 +42,8 @@ def partition(labels: np.ndarray, clients: int, split: Split, alpha: float, seed
             f"every client needs at least {least} examples, but {len(labels)} are too few for {clients} clients; "
             f"use at most {len(labels) // least}"
         )
+    if split == "sorted":
+        return _sorted_shards(labels, clients, np.random.default_rng(seed))
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may reach for a network
     try:
         from datasets import Dataset
@@ -60,6 +65,24 @@ def partition(labels: np.ndarray, clients: int, split: Split, alpha: float, seed
             f"Dirichlet(alpha={alpha}) leaves one of {clients} clients with fewer than {least} of {len(labels)} "
             f"examples, however often it is drawn; use a larger alpha or fewer clients"
         ) from error
+
+
+def _sorted_shards(labels: np.ndarray, clients: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """No partitioner of `flwr-datasets` deals out every example so."""
+    order = rng.permutation(len(labels))
+    shards = np.array_split(order[np.argsort(labels[order], kind="stable")], _SHARDS * clients)
+    dealt = rng.permutation(len(shards)).reshape(clients, _SHARDS)
+    return [np.concatenate([shards[shard] for shard in hand]) for hand in dealt]
+
+
+def check_client(client: int, clients: int) -> None:
+    """Refuse a client that there is not.
+
+    Raises:
+        TaskError: its number is not below how many there are.
+    """
+    if not 0 <= client < clients:
+        raise TaskError(f"clients are numbered from 0 to below {clients}, how many there are; {client} was asked for")
 
 
 def check_split(split: str, alpha: float, seed: int) -> None:

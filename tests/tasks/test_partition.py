@@ -1,5 +1,7 @@
 """Cutting one dataset into clients' shares."""
 
+from math import ceil
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ def mixes(shares: list[np.ndarray]) -> np.ndarray:
     return np.array([np.bincount(LABELS[share], minlength=10) / len(share) for share in shares])
 
 
-@pytest.mark.parametrize("split", ["iid", "dirichlet"])
+@pytest.mark.parametrize("split", ["iid", "dirichlet", "sorted"])
 @pytest.mark.parametrize("clients", [1, 2, 7, 30])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_shares_are_disjoint_and_cover_everything(split: str, clients: int, seed: int) -> None:
@@ -24,7 +26,7 @@ def test_shares_are_disjoint_and_cover_everything(split: str, clients: int, seed
     assert min(map(len, shares)) >= 2
 
 
-@pytest.mark.parametrize("split", ["iid", "dirichlet"])
+@pytest.mark.parametrize("split", ["iid", "dirichlet", "sorted"])
 def test_the_same_seed_gives_the_same_shares_and_another_others(split: str) -> None:
     one, other, third = (partition(LABELS, 5, split, 0.5, seed) for seed in (4, 4, 5))
     assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
@@ -45,6 +47,14 @@ def test_a_small_alpha_is_uneven_and_a_large_one_even() -> None:
     assert spread[0.1] > 1.3 * spread[1.0] > 2.6 * spread[100.0]
 
 
+@pytest.mark.parametrize("clients", [4, 7, 30])
+def test_sorted_shards_are_even_and_of_few_classes(clients: int) -> None:
+    shares = partition(LABELS, clients, "sorted", 0.5, 0)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 2
+    touched = ceil(10 / (2 * clients)) + 1  # classes of one shard, which may begin and end within one
+    assert all(len(set(LABELS[share])) <= 2 * touched for share in shares)
+
+
 def test_nothing_global_is_drawn_from() -> None:
     np.random.seed(1)
     before = np.random.get_state()[1].copy()
@@ -57,7 +67,7 @@ def test_nothing_global_is_drawn_from() -> None:
     [
         (0, "iid", 1.0, 0, "at least one client, but there are 0"),
         (251, "iid", 1.0, 0, "at least 2 examples, but 500 are too few for 251 clients; use at most 250"),
-        (5, "even", 1.0, 0, "partition must be one of iid, dirichlet, but is 'even'"),
+        (5, "even", 1.0, 0, "partition must be one of iid, dirichlet, sorted, but is 'even'"),
         (5, "dirichlet", 0.0, 0, "alpha must be a positive number, but is 0.0"),
         (5, "dirichlet", float("inf"), 0, "alpha must be a positive number, but is inf"),
         (5, "iid", 1.0, -1, "partition_seed must be a whole number, not negative, but is -1"),

@@ -160,7 +160,9 @@ def test_what_it_makes_lacks_a_member(module: Callable[[str], str], result: str,
 
 def test_an_unknown_option_suggests_one() -> None:
     assert error("digits", {"nrom": "layer"}) == "task 'digits' has no option 'nrom'; did you mean 'norm'?"
-    assert error("digits", {"zzz": 1}).startswith("task 'digits' has no option 'zzz'; known: alpha, norm, partition, ")
+    assert error("digits", {"zzz": 1}).startswith(
+        "task 'digits' has no option 'zzz'; known: alpha, model, norm, partition, "
+    )
     assert "did you mean 'examples'?" in error("tiny:Tiny", {"example": 3})
 
 
@@ -174,7 +176,7 @@ def test_an_option_of_a_task_that_has_none(module: Callable[[str], str]) -> None
     [
         ({"norm": "bach"}, "norm must be one of ['batch', 'layer', 'none'], but is 'bach'"),
         ({"norm": 3}, "norm must be one of"),
-        ({"partition": "irid"}, "partition must be one of iid, dirichlet, but is 'irid'"),
+        ({"partition": "irid"}, "partition must be one of iid, dirichlet, sorted, but is 'irid'"),
         ({"alpha": 0}, "alpha must be a positive number, but is 0"),
         ({"alpha": float("nan")}, "alpha must be a positive number, but is nan"),
         ({"alpha": "much"}, "alpha must be a positive number, but is 'much'"),
