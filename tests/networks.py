@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ist_fed.arrays import Build
-from ist_fed.models import mlp
+from ist_fed.models import cnn as cnn_model
+from ist_fed.models import mlp, resnet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +186,20 @@ GATES = {
 
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
+
+def batch_norm(name: str, axis: str) -> dict[str, str]:
+    return {**{f"{name}.{part}": axis for part in BATCH_NORM}, f"{name}.num_batches_tracked": "()"}
+
+
+def block(name: str, mid: str, shortcut: bool) -> dict[str, str]:
+    """A standard residual block, in a stream that is not split."""
+    table = {f"{name}.conv1.weight": f"{mid} . . .", f"{name}.conv2.weight": f". {mid} . ."}
+    table |= batch_norm(f"{name}.norm1", mid) | batch_norm(f"{name}.norm2", ".")
+    return table | (
+        {f"{name}.shortcut.0.weight": ". . . .", **batch_norm(f"{name}.shortcut.1", ".")} if shortcut else {}
+    )
+
+
 NETWORKS: dict[str, Network] = {
     "mlp": Network(
         build=mlp(inputs=7, outputs=3),
@@ -234,6 +249,68 @@ NETWORKS: dict[str, Network] = {
             "shortcut.weight": "out stem . .",
             "head.weight": ". out",
             "head.bias": ".",
+        },
+    ),
+    "cnn_model": Network(
+        build=cnn_model((3, 8, 10), 5),
+        sizes={"conv1": 6, "conv2": 8, "hidden1": 10},
+        example=(2, 3, 8, 10),
+        table={
+            "0.weight": "conv1 . . .",
+            **batch_norm("1", "conv1"),
+            "4.weight": "conv2 conv1 . .",
+            **batch_norm("5", "conv2"),
+            "9.weight": "hidden1 (conv2 4)",
+            **batch_norm("10", "hidden1"),
+            "12.weight": ". hidden1",
+            "12.bias": ".",
+        },
+    ),
+    "cnn_model_global": Network(
+        build=cnn_model((1, 5, 5), 4, "layer", "global"),
+        sizes={"conv1": 6, "conv2": 8},
+        example=(2, 1, 5, 5),
+        table={
+            "0.weight": "conv1 . . .",
+            "1.weight": "conv1",
+            "1.bias": "conv1",
+            "4.weight": "conv2 conv1 . .",
+            "5.weight": "conv2",
+            "5.bias": "conv2",
+            "9.weight": ". conv2",
+            "9.bias": ".",
+        },
+    ),
+    "resnet_model": Network(
+        build=resnet(3, 5, (4, 7)),
+        sizes={"mid1": 6, "mid2": 8, "mid3": 10, "mid4": 12},
+        example=(2, 3, 6, 6),
+        table={
+            "0.weight": ". . . .",
+            **batch_norm("1", "."),
+            **block("3", "mid1", shortcut=False),
+            **block("4", "mid2", shortcut=False),
+            **block("5", "mid3", shortcut=True),
+            **block("6", "mid4", shortcut=False),
+            "9.weight": ". .",
+            "9.bias": ".",
+        },
+    ),
+    "resnet_model_preactivation": Network(
+        build=resnet(1, 5, (4, 7), "layer", "preactivation"),
+        sizes={"mid1": 6, "mid2": 8},
+        example=(2, 1, 6, 6),
+        table={
+            "0.weight": ". . . .",
+            **{f"{block}.norm1.{part}": "." for block in (1, 2) for part in ("weight", "bias")},
+            **{f"{block}.norm2.{part}": f"mid{block}" for block in (1, 2) for part in ("weight", "bias")},
+            **{f"{block}.conv1.weight": f"mid{block} . . ." for block in (1, 2)},
+            **{f"{block}.conv2.weight": f". mid{block} . ." for block in (1, 2)},
+            "2.shortcut.weight": ". . . .",
+            "3.weight": ".",
+            "3.bias": ".",
+            "7.weight": ". .",
+            "7.bias": ".",
         },
     ),
     "depthwise": Network(

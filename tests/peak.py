@@ -18,7 +18,7 @@ from torch.utils.data import TensorDataset
 from ist_fed import wire
 from ist_fed.arrays import arrays_of
 from ist_fed.cost import cost
-from ist_fed.models import mlp
+from ist_fed.models import cnn, mlp, resnet
 from ist_fed.tasks import Batch, Task
 from ist_fed.train import Training
 from ist_fed.worker import Worker
@@ -44,6 +44,22 @@ class Wide(Task):
         return functional.cross_entropy(model(batch[0]), batch[1])
 
 
+@dataclass(frozen=True)
+class Images(Wide):
+    """The same numbers as images, for another network."""
+
+    model: str
+
+    def build(self, **sizes: int) -> nn.Module:
+        if self.model == "cnn":
+            return cnn((1, 28, 28), CLASSES, self.norm)(**sizes)
+        return resnet(1, CLASSES, (16, 32), self.norm)(**sizes)
+
+    def client_data(self, client: int, clients: int) -> TensorDataset:
+        inputs, targets = super().client_data(client, clients).tensors
+        return TensorDataset(inputs.view(-1, 1, 28, 28), targets)
+
+
 def order(task: Task, sizes: Mapping[str, int], training: Training) -> Message:
     parcel = wire.pack(arrays_of(task.build(**sizes)))
     fields = {"round": 1, "nonce": "n", "seed": 1, "local_steps": 3, "lr": 0.01, "sizes": dict(sizes)}
@@ -57,10 +73,13 @@ def status(key: str) -> int:
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key))
 
 
-def main(norm: str, sizes: dict[str, int], training: dict[str, Any], amp: str | None = None) -> None:
+def main(
+    norm: str, sizes: dict[str, int], training: dict[str, Any], amp: str | None = None, model: str = "mlp"
+) -> None:
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
     torch.set_num_threads(1)
-    task, described = Wide(norm), Training(**training)
+    task = Wide(norm) if model == "mlp" else Images(norm, model)
+    described = Training(**training)
     data = task.client_data(0, 1)
     worker = Worker(task, data, client=0, amp=amp, memory=None)
     worker.train(order(task, dict.fromkeys(sizes, 8), described))  # what torch takes once, it has taken now

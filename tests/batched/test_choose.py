@@ -11,7 +11,7 @@ from ist_fed.batched import Choice, Job, Pool, Way, choose
 from ist_fed.batched.choose import LARGE, pays, pays_in_data
 from ist_fed.batched.probe import factorable, probe
 from ist_fed.batches import batches, first_batches
-from ist_fed.models import mlp
+from ist_fed.models import cnn, mlp
 from ist_fed.seeds import generator
 from ist_fed.tasks import Batch
 from ist_fed.train import Training
@@ -64,6 +64,21 @@ def test_no_more_at_once_than_memory_holds() -> None:
     few, many = (chosen(50, steps=4, memory=memory).at_once for memory in (1 << 24, 1 << 28))
     assert 10 * few < many < 20 * few
     assert chosen(50, steps=4, memory=1).at_once == 1
+
+
+def test_what_is_made_of_images_counts_as_memory() -> None:
+    """A small network of large images: its weights are nothing beside what it makes of them."""
+
+    class Images(tiny.Tiny):
+        def build(self, **sizes: int) -> nn.Module:
+            return cnn((1, 28, 28), 10, "none", "global")(**sizes)
+
+    images = (torch.rand(16, 1, 28, 28), torch.randint(10, (16,)))
+    job = Job((("conv1", 8),), 16, 64, 4, SGD)
+    made = 4 * 16 * 8 * (2 * 28 * 28 + 14 * 14 * 3)  # before and after ReLU, halved with int64 places
+    for only in ("stacked", None):
+        at_once = choose(Images().build(conv1=8), Images(), images, job, 1 << 28, only).at_once
+        assert (1 << 28) / (3 * made) < at_once < (1 << 28) / made
 
 
 def test_the_one_way_asked_for_is_taken() -> None:

@@ -18,6 +18,7 @@ from ist_fed import rules, wire
 from ist_fed.batched import Way
 from ist_fed.engines.inprocess import InProcessGrid
 from ist_fed.engines.local import LocalGrid
+from ist_fed.models import cnn, resnet
 from ist_fed.round import RoundReport
 from ist_fed.tasks import Batch, Task
 from ist_fed.train import Training
@@ -123,6 +124,49 @@ def test_together_is_one_by_one(
             assert other.loss == pytest.approx(one.loss, rel=1e-9)
             for field in ("merged", "refused", "bytes_down", "bytes_up", "coverage", "clients"):
                 assert getattr(one, field) == getattr(other, field)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images(Double):
+    """The same numbers as an image of 6 × 8 pixels."""
+
+    model: str
+
+    def build(self, **sizes: int) -> nn.Module:
+        make = IMAGES[self.model][0](self.norm)
+        return nn.Sequential(nn.Unflatten(1, (1, 3, 4)), nn.Upsample(scale_factor=2), make(**sizes)).double()
+
+
+IMAGES: dict[str, tuple[Callable[[str], Callable[..., nn.Module]], dict[str, int]]] = {
+    "cnn": (lambda norm: cnn((1, 6, 8), 3, norm), {"conv1": 6, "conv2": 7, "hidden1": 10}),
+    "cnn of means": (lambda norm: cnn((1, 6, 8), 3, norm, "global"), {"conv1": 6, "conv2": 5}),
+    "resnet": (lambda norm: resnet(1, 3, (4, 5), norm), {"mid1": 6, "mid2": 5}),
+    "resnet, preactivation": (lambda norm: resnet(1, 3, (4, 5), norm, "preactivation"), {"mid1": 6, "mid2": 5}),
+}
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    model=st.sampled_from(list(IMAGES)),
+    norm=st.sampled_from(["batch", "layer", "none"]),
+    rule=RULES,
+    training=TRAININGS,
+    clients=st.integers(1, 5),
+    steps=st.integers(1, 3),
+    memory=st.sampled_from([1, 1 << 28]),
+)
+def test_together_is_one_by_one_for_images(
+    model: str, norm: str, rule: rules.Rule, training: Training, clients: int, steps: int, memory: int
+) -> None:
+    task = Images(model=model, norm=norm, examples=8)
+    options = {"training": training, "local_steps": steps, "sizes": IMAGES[model][1], "rounds": 1}
+    alone = federate(task, rule, clients, "one by one", **options)
+    for way in (*WAYS, None):
+        together = federate(task, rule, clients, way, memory=memory, **options)
+        for one, other in zip(alone, together, strict=True):
+            assert apart(one.arrays, other.arrays) < 1e-10
+            assert other.loss == pytest.approx(one.loss, rel=1e-9)
+            assert (other.merged, other.coverage) == (one.merged, one.coverage)
 
 
 @pytest.mark.parametrize("norm", ["batch", "layer", "none"])
