@@ -49,7 +49,8 @@ def options(
     logger = logging.getLogger("ist_fed")
     logger.setLevel(logging.DEBUG if debug else logging.WARNING)
     if console.is_terminal:
-        logging.getLogger("ist_fed.engine").setLevel(logging.DEBUG if debug else logging.INFO)  # what it picked
+        for room in ("engine", "task"):  # what it picked; what a task takes its time for
+            logging.getLogger(f"ist_fed.{room}").setLevel(logging.DEBUG if debug else logging.INFO)
     # On a terminal through the console of the progress line, so that neither writes over the other.
     terminal = RichHandler(console=console, show_path=debug, show_time=debug)
     logger.handlers = [terminal if console.is_terminal else logging.StreamHandler()]

@@ -155,3 +155,30 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path: Path, content: bytes) -> Non
         Digits().local_data(tmp_path / "mine.npz")
     with pytest.raises(TaskError, match="No such file"):
         Digits().local_data(tmp_path / "none.npz")
+
+
+# --- As images --------------------------------------------------------------------------------------------------------
+
+IMAGES = [("cnn", {"conv1": 4, "conv2": 5, "hidden1": 6}), ("resnet", {"mid1": 4, "mid2": 5})]
+
+
+@pytest.mark.parametrize(("model", "sizes"), IMAGES)
+def test_as_images_for_other_networks(model: str, sizes: dict[str, int], tmp_path: Path) -> None:
+    task, rows = Digits(model=model), Digits()
+    np.savez(tmp_path / "mine.npz", images=np.arange(256).reshape(4, 64) / 16, labels=np.arange(4))
+    for ask in (
+        lambda task: task.client_data(1, 5),
+        lambda task: task.test_data(),
+        lambda task: task.calibration_data(),
+        lambda task: task.local_data(tmp_path / "mine.npz"),
+    ):
+        assert torch.equal(ask(task).tensors[0], ask(rows).tensors[0].view(-1, 1, 8, 8))
+        assert torch.equal(ask(task).tensors[1], ask(rows).tensors[1])
+    images, labels = task.test_data().tensors
+    axes = infer(task.build, sizes)
+    check_symmetry(task.build, sizes, axes, lambda net: task.loss(net, (images[:4].double(), labels[:4])))
+
+
+def test_a_model_that_there_is_not() -> None:
+    with pytest.raises(TaskError, match="model must be one of mlp, cnn, resnet, but is 'vgg'"):
+        Digits(model="vgg")

@@ -8,10 +8,15 @@ from typing import Any
 import pytest
 import tiny
 
-from ist_fed import Task
+from ist_fed import Task, infer
+from ist_fed.arrays import arrays_of, build_on_meta
 from ist_fed.errors import TaskError
+from ist_fed.rules import Node, plan_round
+from ist_fed.scenario import load_scenario
 from ist_fed.tasks import TASKS, load_task
 from ist_fed.tasks.digits import Digits
+
+SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios").glob("*.toml"))
 
 
 def error(name: str, options: dict[str, Any] | None = None) -> str:
@@ -45,6 +50,26 @@ def test_built_in_tasks(name: str) -> None:
     assert load_task(TASKS[name]) == task
 
 
+@pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
+def test_shipped_scenarios_can_be_cut_and_dealt_out(path: Path) -> None:
+    """Without their data, which the user may still have to bring."""
+    scenario = load_scenario(path)
+    task = load_task(scenario.task, scenario.options)
+    axes = infer(task.build, scenario.sizes, task.declared)
+    nodes = [Node(client) for client in range(scenario.clients)]
+    plan = plan_round(scenario.make_rule(), 1, nodes, scenario.sizes, scenario.seed)
+    whole = arrays_of(build_on_meta(task.build, scenario.sizes))
+    for units in plan.subnets:
+        narrow = build_on_meta(task.build, {axis: len(held) for axis, held in units.items()})
+        assert {name: array.shape for name, array in arrays_of(narrow).items()} == {
+            name: tuple(
+                len(units[dim.axis]) * dim.outer * dim.inner if dim.axis else length
+                for dim, length in zip(axes[name], array.shape, strict=True)
+            )
+            for name, array in whole.items()
+        }
+
+
 def test_options_are_passed_on() -> None:
     assert load_task("digits", {"norm": "layer", "alpha": 2}) == Digits(norm="layer", alpha=2)
 
@@ -76,7 +101,8 @@ class Own:
 
 def test_inheriting_gives_the_defaults(module: Callable[[str], str]) -> None:
     name = module("""
-from ist_fed import Task
+from ist_fed import Task, infer
+from ist_fed.arrays import arrays_of, build_on_meta
 class Own(Task):
     def build(self, **sizes): ...
     def client_data(self, client, clients): ...
