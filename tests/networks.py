@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from ist_fed.arrays import Build
 from ist_fed.models import cnn as cnn_model
-from ist_fed.models import mlp, resnet
+from ist_fed.models import mlp, resnet, transformer, wide_output
+from ist_fed.models.wide_output import packed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,7 @@ class Network:
     Args:
         build: the factory.
         sizes: units of each axis; no two alike, so that no axis passes for another.
-        example: shape of an input; token ids below 11 where `tokens`.
+        example: shape of an input; token ids below 11 where `tokens`, features and values of 11 where `sparse`.
         table: array → its dimensions, as they are written.
         declared: what cannot be derived.
     """
@@ -30,12 +31,16 @@ class Network:
     table: Mapping[str, str]
     declared: Mapping[str, str] = field(default_factory=dict)
     tokens: bool = False
+    sparse: bool = False
 
     def function(self) -> Callable[[nn.Module], Tensor]:
         """What the network computes on one fixed input."""
         draw = torch.Generator().manual_seed(5)
         if self.tokens:
             example = torch.randint(11, self.example, generator=draw)
+        elif self.sparse:
+            values = torch.rand(self.example, generator=draw, dtype=torch.float64)
+            example = packed(torch.randint(11, self.example, generator=draw), values)
         else:
             example = torch.rand(self.example, generator=draw, dtype=torch.float64) - 0.5
         return lambda module: module(example if self.tokens else example.to(next(module.parameters()).dtype))
@@ -161,6 +166,27 @@ SEPARATE = {
     for kind, dims in (("weight", "(heads0 4) width"), ("bias", "(heads0 4)"))
 }
 FUSED = {"attention.qkv.weight": "(3 heads0 4) width", "attention.qkv.bias": "(3 heads0 4)"}
+
+
+BLOCK = {
+    **{f"norm{number}.{part}": "." for number in (1, 2) for part in ("weight", "bias")},
+    **{f"{part}.weight": "(heads 4) ." for part in "qkv"},
+    "out.weight": ". (heads 4)",
+    "up.weight": "ffn .",
+    "up.bias": "ffn",
+    "down.weight": ". ffn",
+    "down.bias": ".",
+}
+
+
+def transformer_table(norm: tuple[str, ...], tied: bool) -> dict[str, str]:
+    """Of two blocks; in each the axes bear its number."""
+    table = {"tokens.weight": ". .", "places.weight": ". .", **{f"norm.{part}": "." for part in norm}}
+    for at in range(2):
+        for name, dims in BLOCK.items():
+            if not name.startswith("norm") or name.partition(".")[2] in norm:
+                table[f"blocks.{at}.{name}"] = dims.replace("heads", f"heads{at}").replace("ffn", f"ffn{at}")
+    return table if tied else {**table, "head.weight": ". ."}
 
 
 # --- Recurrence -------------------------------------------------------------------------------------------------------
@@ -353,5 +379,48 @@ NETWORKS: dict[str, Network] = {
         example=(2, 4, 3),
         table={**GATES, "head.weight": ". hidden", "head.bias": "."},
         declared=GATES,
+    ),
+    "transformer": Network(
+        build=transformer(11, context=8, width=6, head=4),
+        sizes={"heads0": 3, "ffn0": 10, "heads1": 5, "ffn1": 7},
+        example=(2, 6),
+        table=transformer_table(("weight", "bias"), tied=True),
+        tokens=True,
+    ),
+    "transformer_rms_untied": Network(
+        build=transformer(11, context=8, width=6, head=4, norm="rms", tied=False),
+        sizes={"heads0": 3, "ffn0": 10, "heads1": 5, "ffn1": 7},
+        example=(2, 6),
+        table=transformer_table(("weight",), tied=False),
+        tokens=True,
+    ),
+    "wide_output": Network(
+        build=wide_output(11, 30),
+        sizes={"hidden1": 8},
+        example=(5, 4),
+        table={
+            "hidden.0.weight": ". hidden1",
+            **dict.fromkeys(("hidden.0.bias", "hidden.1.weight", "hidden.1.bias"), "hidden1"),
+            "head.weight": ". hidden1",
+            "head.bias": ".",
+        },
+        sparse=True,
+    ),
+    "wide_output_dense": Network(
+        build=wide_output(7, 30, norm="batch", sparse=False),
+        sizes={"hidden1": 8, "hidden2": 10},
+        example=(5, 7),
+        table={
+            "hidden.0.weight": "hidden1 .",
+            "hidden.0.bias": "hidden1",
+            **{f"hidden.1.{part}": "hidden1" for part in BATCH_NORM},
+            "hidden.1.num_batches_tracked": "()",
+            "hidden.3.weight": "hidden2 hidden1",
+            "hidden.3.bias": "hidden2",
+            **{f"hidden.4.{part}": "hidden2" for part in BATCH_NORM},
+            "hidden.4.num_batches_tracked": "()",
+            "head.weight": ". hidden2",
+            "head.bias": ".",
+        },
     ),
 }

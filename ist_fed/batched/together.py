@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ist_fed.arrays import Arrays, arrays_of
 from ist_fed.batched.factored import Factored, History
@@ -132,7 +133,8 @@ def _differentiate(
 ) -> Tensor:
     """The losses of all clients, and their gradients."""
     try:
-        losses = call(state, batch)
+        with sdpa_kernel(SDPBackend.MATH):  # the others would be called for one client after another
+            losses = call(state, batch)
         losses.sum().backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # of `vmap`, or of the task's own code for some client
         reason = "it draws at random, as dropout does" if "random" in str(error) else str(error).strip()

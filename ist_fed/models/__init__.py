@@ -3,5 +3,7 @@
 from ist_fed.models.cnn import cnn
 from ist_fed.models.mlp import mlp
 from ist_fed.models.resnet import resnet
+from ist_fed.models.transformer import transformer
+from ist_fed.models.wide_output import wide_output
 
-__all__ = ["cnn", "mlp", "resnet"]
+__all__ = ["cnn", "mlp", "resnet", "transformer", "wide_output"]

@@ -5,7 +5,10 @@ from ist_fed.tasks.task import Batch, Task, load_task
 TASKS: dict[str, str] = {
     "cifar": "ist_fed.tasks.cifar:Cifar",
     "digits": "ist_fed.tasks.digits:Digits",
+    "extreme": "ist_fed.tasks.extreme:Extreme",
     "speech": "ist_fed.tasks.speech:Speech",
+    "synthetic": "ist_fed.tasks.synthetic:Synthetic",
+    "text": "ist_fed.tasks.text:Text",
 }
 """Name in a scenario → where its maker is."""
 
