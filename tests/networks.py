@@ -181,7 +181,7 @@ BLOCK = {
 
 def transformer_table(norm: tuple[str, ...], tied: bool) -> dict[str, str]:
     """Of two blocks; in each the axes bear its number."""
-    table = {"tokens.weight": ". .", "places.weight": ". .", **{f"norm.{part}": "." for part in norm}}
+    table = {"tokens.weight": ". .", **{f"norm.{part}": "." for part in norm}}
     for at in range(2):
         for name, dims in BLOCK.items():
             if not name.startswith("norm") or name.partition(".")[2] in norm:
@@ -381,14 +381,14 @@ NETWORKS: dict[str, Network] = {
         declared=GATES,
     ),
     "transformer": Network(
-        build=transformer(11, context=8, width=6, head=4),
+        build=transformer(11, width=6, head=4),
         sizes={"heads0": 3, "ffn0": 10, "heads1": 5, "ffn1": 7},
         example=(2, 6),
         table=transformer_table(("weight", "bias"), tied=True),
         tokens=True,
     ),
     "transformer_rms_untied": Network(
-        build=transformer(11, context=8, width=6, head=4, norm="rms", tied=False),
+        build=transformer(11, width=6, head=4, norm="rms", tied=False),
         sizes={"heads0": 3, "ffn0": 10, "heads1": 5, "ffn1": 7},
         example=(2, 6),
         table=transformer_table(("weight",), tied=False),

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -11,41 +12,41 @@ from ist_fed.errors import TaskError
 Norm = Literal["layer", "rms"]
 
 
-def transformer(vocabulary: int, context: int, width: int, head: int, norm: Norm = "layer", tied: bool = True) -> Build:
+_BASE = 10_000.0  # of the wavelengths of rotary positions, Su et al.
+
+
+def transformer(vocabulary: int, width: int, head: int, norm: Norm = "layer", tied: bool = True) -> Build:
     """A factory of pre-norm blocks `x + attention(norm(x))`, `x + ffn(norm(x))`; sizes are `heads0, ffn0, heads1, …`.
 
     The residual stream is whole; only what a block does within itself is cut: its heads, each with its rows of the
     query, key and value projections and its columns of the output projection, and the units of its feed-forward
-    layer. Positions are learned.
+    layer. Positions are rotary: no array belongs to them, and a text may be of any length.
 
     Args:
         vocabulary: how many tokens there are.
-        context: the longest text, in tokens.
         width: of the residual stream.
-        head: features of one head.
+        head: features of one head; even, for positions turn pairs of them.
         norm: `layer` or `rms`.
         tied: let the output layer be the token embedding; one array then serves both, and travels once.
 
     Raises:
         TaskError: an argument is out of its range, or the sizes do not give every block its heads and its units.
 
-    Source: Vaswani et al., NeurIPS 2017; pre-norm: Xiong et al., ICML 2020.
+    Source: Vaswani et al., NeurIPS 2017; pre-norm: Xiong et al., ICML 2020; rotary: Su et al., arXiv 2104.09864, 2021.
     """
     norms: dict[str, type[nn.Module]] = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
     if norm not in norms:
         raise TaskError(f"norm must be one of {sorted(norms)}, but is '{norm}'")
-    if min(vocabulary, context, width, head) < 1:
+    if min(vocabulary, width, head) < 1 or head % 2:
         raise TaskError(
-            f"vocabulary, context, width and head must be positive, but are {vocabulary}, {context}, {width} and {head}"
+            f"vocabulary, width and head must be positive, and head even, but are {vocabulary}, {width} and {head}"
         )
 
     def build(**sizes: int) -> nn.Module:
         blocks = [
             _Block(width, head, sizes[f"heads{at}"], sizes[f"ffn{at}"], norms[norm]) for at in range(_depth(sizes))
         ]
-        return Transformer(
-            nn.Embedding(vocabulary, width), nn.Embedding(context, width), blocks, norms[norm](width), tied
-        )
+        return Transformer(nn.Embedding(vocabulary, width), blocks, norms[norm](width), tied)
 
     return build
 
@@ -64,20 +65,17 @@ def _depth(sizes: dict[str, int]) -> int:
 class Transformer(nn.Module):
     """Token numbers `(examples, places)` to the scores of the next token, `(examples, places, vocabulary)`."""
 
-    def __init__(
-        self, tokens: nn.Embedding, places: nn.Embedding, blocks: list["_Block"], norm: nn.Module, tied: bool
-    ) -> None:
+    def __init__(self, tokens: nn.Embedding, blocks: list["_Block"], norm: nn.Module, tied: bool) -> None:
         super().__init__()
-        self.tokens, self.places, self.blocks, self.norm = tokens, places, nn.ModuleList(blocks), norm
+        nn.init.normal_(tokens.weight, std=tokens.embedding_dim**-0.5)  # as an output layer it must begin quiet
+        self.tokens, self.blocks, self.norm = tokens, nn.ModuleList(blocks), norm
         self.head = nn.Linear(tokens.embedding_dim, tokens.num_embeddings, bias=False)
         if tied:
             self.head.weight = tokens.weight
-        for embedding in (tokens, places):
-            nn.init.normal_(embedding.weight, std=embedding.embedding_dim**-0.5)  # as an output layer it must be quiet
 
     def forward(self, ids: Tensor) -> Tensor:
         """At every place, what comes after it; from what stands up to there."""
-        x = self.tokens(ids) + self.places.weight[: ids.shape[-1]]
+        x = self.tokens(ids)
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x))  # type: ignore[no-any-return]
@@ -98,5 +96,19 @@ class _Block(nn.Module):
 
     def _attention(self, x: Tensor) -> Tensor:
         q, k, v = (each(x).unflatten(-1, (-1, self._head)).transpose(-3, -2) for each in (self.q, self.k, self.v))
-        seen = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        turn = _angles(x.shape[-2], self._head, x.device)
+        seen = functional.scaled_dot_product_attention(_turned(q, turn), _turned(k, turn), v, is_causal=True)
         return self.out(seen.transpose(-3, -2).flatten(-2))  # type: ignore[no-any-return]
+
+
+def _angles(places: int, head: int, device: torch.device) -> Tensor:
+    """By how much each place turns each pair of features: places × half a head."""
+    rates = _BASE ** (-torch.arange(0, head, 2, device=device) / head)
+    return torch.arange(places, device=device)[:, None] * rates
+
+
+def _turned(x: Tensor, angles: Tensor) -> Tensor:
+    """Each pair of features turned by its angle, so that a product of two places depends on how far they are apart."""
+    first, second = x.chunk(2, dim=-1)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)

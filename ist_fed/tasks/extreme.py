@@ -97,9 +97,9 @@ class Extreme(Task):
         path = Path(self.path, name)
         if not path.is_file():
             raise TaskError(
-                f"task 'extreme' reads '{path}', but it is not there: get a data set with bag-of-words features from the "
-                f"Extreme Classification Repository ({_SOURCE}), such as Amazon-670K, put its {self.train} and "
-                f"{self.test} into '{self.path}', or say in options.path where they are"
+                f"task 'extreme' reads '{path}', but it is not there: get a data set of bags of words from the Extreme "
+                f"Classification Repository ({_SOURCE}), such as Amazon-670K, put {self.train} and {self.test} into "
+                f"'{self.path}', or say in options.path where they are"
             )
         return path
 

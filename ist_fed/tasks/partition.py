@@ -97,13 +97,3 @@ def check_split(split: str, alpha: float, seed: int) -> None:
         raise TaskError(f"alpha must be a positive number, but is {alpha!r}")
     if type(seed) is not int or seed < 0:
         raise TaskError(f"partition_seed must be a whole number, not negative, but is {seed!r}")
-
-
-def check_client(client: int, clients: int) -> None:
-    """Refuse to give data to a client that there is not.
-
-    Raises:
-        TaskError: its number is out of range.
-    """
-    if not 0 <= client < clients:
-        raise TaskError(f"clients are numbered from 0 to below {clients}, how many there are; {client} was asked for")

@@ -45,7 +45,7 @@ def padded(starts: np.ndarray, flat: np.ndarray, rows: np.ndarray, most: int, fi
 def largest(
     starts: np.ndarray, index: np.ndarray, values: np.ndarray, rows: np.ndarray, most: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers and values of the features of some rows, `padded`; of a row with too many, those of the largest values."""
+    """Numbers and values of the features of some rows, `padded`; of a row with too many, the largest values."""
     counts = np.diff(starts)
     index, values = index.copy(), values.copy()
     for row in rows[counts[rows] > most].tolist():

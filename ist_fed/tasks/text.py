@@ -71,7 +71,7 @@ class Text(Task):
 
     def _build(self) -> Build:
         tokens = int(_tokens(self.vocabulary).max()) + 1
-        return transformer(tokens, self.context, self.width, self.head, self.norm, self.tied)
+        return transformer(tokens, self.width, self.head, self.norm, self.tied)
 
     def build(self, **sizes: int) -> nn.Module:
         """A transformer of as many blocks as there are pairs of sizes."""
@@ -157,8 +157,8 @@ def _read(files: Iterable[Path], characters: int) -> np.ndarray:
             raise TaskError(f"the text '{path}' cannot be read: {error.strerror}") from error
         if (zero := part.find(0)) >= 0:
             raise TaskError(
-                f"a text has no zero byte, but '{path}' has one at byte {zero}: it is something else, or UTF-16; take it "
-                f"out of the folder, or see options.suffix"
+                f"a text has no zero byte, but '{path}' has one at byte {zero}: it is no text, or UTF-16; take it out "
+                f"of the folder, or see options.suffix"
             )
         parts.append(part)
         characters -= len(part)

@@ -18,9 +18,10 @@ from ist_fed import rules, wire
 from ist_fed.batched import Way
 from ist_fed.engines.inprocess import InProcessGrid
 from ist_fed.engines.local import LocalGrid
-from ist_fed.models import cnn, resnet
+from ist_fed.models import cnn, resnet, transformer
 from ist_fed.round import RoundReport
 from ist_fed.tasks import Batch, Task
+from ist_fed.tasks.synthetic import Synthetic
 from ist_fed.train import Training
 from ist_fed.worker import Worker
 
@@ -167,6 +168,61 @@ def test_together_is_one_by_one_for_images(
             assert apart(one.arrays, other.arrays) < 1e-10
             assert other.loss == pytest.approx(one.loss, rel=1e-9)
             assert (other.merged, other.coverage) == (one.merged, one.coverage)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Letters(Double):
+    """Each token is the sum of the two before it; a transformer in float64."""
+
+    tied: bool
+
+    def build(self, **sizes: int) -> nn.Module:
+        return transformer(7, width=6, head=4, norm=self.norm, tied=self.tied)(**sizes).double()
+
+    def client_data(self, client: int, clients: int) -> TensorDataset:
+        draw = torch.Generator().manual_seed(client)
+        tokens = [*torch.randint(7, (2, self.examples - client % 3), generator=draw)]
+        while len(tokens) < 7:
+            tokens.append((tokens[-1] + tokens[-2]) % 7)
+        text = torch.stack(tokens, dim=1)
+        return TensorDataset(text[:, :-1], text[:, 1:])
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return functional.cross_entropy(model(batch[0]).flatten(0, 1), batch[1].flatten())
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    norm=st.sampled_from(["layer", "rms"]),
+    tied=st.booleans(),
+    rule=st.sampled_from([rules.Full(), rules.Disjoint(groups=2, min_units=1)]),
+    training=TRAININGS,
+    clients=st.integers(1, 5),
+    steps=st.integers(1, 4),
+)
+def test_transformers_together_are_as_one_by_one(
+    norm: str, tied: bool, rule: rules.Rule, training: Training, clients: int, steps: int
+) -> None:
+    """Both ways truly are taken: nothing falls back, and attention is not computed for one client after another."""
+    task = Letters(norm=norm, tied=tied, examples=10)
+    options = {"training": training, "local_steps": steps, "sizes": {"heads0": 4, "ffn0": 10, "heads1": 6, "ffn1": 8}}
+    alone = federate(task, rule, clients, "one by one", **options)
+    for way in WAYS:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(LocalGrid, "_fall_back", None)
+            together = federate(task, rule, clients, way, **options)
+        for one, other in zip(alone, together, strict=True):
+            assert apart(one.arrays, other.arrays) < 1e-10
+            assert other.loss == pytest.approx(one.loss, rel=1e-9)
+
+
+def test_very_many_labels_run_one_by_one_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    task = Synthetic(features=30, classes=12, examples=10, nonzeros=4)
+    options = {"sizes": {"hidden1": 6}, "training": Training(lr=0.1)}
+    with caplog.at_level(logging.INFO, "ist_fed.engine"):
+        auto = federate(task, rules.Full(), 3, "stacked", **options)
+    assert tiny.same(auto[-1].arrays, federate(task, rules.Full(), 3, "one by one", **options)[-1].arrays)
+    assert "one by one: " in caplog.text
 
 
 @pytest.mark.parametrize("norm", ["batch", "layer", "none"])

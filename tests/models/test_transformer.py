@@ -15,7 +15,7 @@ SIZES = {"heads0": 4, "ffn0": 6, "heads1": 4, "ffn1": 6}
 
 def built(**options: object) -> nn.Module:
     torch.manual_seed(0)
-    return transformer(11, context=8, width=6, head=2, **options)(**SIZES).double().eval()
+    return transformer(11, width=6, head=2, **options)(**SIZES).double().eval()
 
 
 def test_what_comes_later_is_not_seen() -> None:
@@ -36,7 +36,7 @@ def test_the_order_of_what_came_before_is_seen() -> None:
 
 @pytest.mark.parametrize("norm", ["layer", "rms"])
 def test_attention_is_what_the_formula_says(norm: str) -> None:
-    """By hand, head by head; `torch.nn.MultiheadAttention` would fuse the projections."""
+    """By hand, head by head, positions as complex numbers of length one."""
     block = built(norm=norm).blocks[0]
     x = torch.rand(2, 5, 6, dtype=torch.float64)
     seen = block.norm1(x)
@@ -44,6 +44,8 @@ def test_attention_is_what_the_formula_says(norm: str) -> None:
     for head in range(4):
         rows = slice(2 * head, 2 * head + 2)
         q, k, v = (seen @ each.weight[rows].T for each in (block.q, block.k, block.v))
+        turn = torch.polar(torch.ones(5), torch.arange(5.0)).to(torch.complex128)  # of the one pair, at rate 1
+        q, k = (torch.view_as_real(turn * torch.view_as_complex(each)) for each in (q, k))
         scores = q @ k.mT / 2**0.5 + torch.full((5, 5), -torch.inf, dtype=torch.float64).triu(1)
         added += scores.softmax(-1) @ v @ block.out.weight[:, rows].T
     x = x + added
@@ -60,7 +62,7 @@ def test_a_tied_weight_is_one_array_and_travels_once() -> None:
 
 
 def test_heads_that_are_cut_and_merged_are_the_same_heads() -> None:
-    build = transformer(11, context=8, width=6, head=2)
+    build = transformer(11, width=6, head=2)
     arrays, axes = arrays_of(build(**SIZES)), infer(build, SIZES)
     merge = Merge(arrays, axes)
     for units in (torch.tensor([0, 3]), torch.tensor([1, 2])):
@@ -75,7 +77,7 @@ def test_heads_that_are_cut_and_merged_are_the_same_heads() -> None:
 def test_it_learns_what_only_attention_can_tell() -> None:
     """The token that came first, asked for at the end."""
     torch.manual_seed(1)
-    module = transformer(5, context=6, width=16, head=8)(heads0=2, ffn0=16)
+    module = transformer(5, width=16, head=8)(heads0=2, ffn0=16)
     optimizer = torch.optim.AdamW(module.parameters(), lr=0.01)
 
     def last(ids: Tensor) -> Tensor:
@@ -95,14 +97,14 @@ def test_it_learns_what_only_attention_can_tell() -> None:
     "sizes", [{"heads0": 2}, {"heads0": 2, "ffn1": 3}, {"heads1": 2, "ffn1": 3}, {"heads0": 2, "ffn0": 3, "width": 6}]
 )
 def test_sizes_that_are_not_those_of_blocks_are_refused(sizes: dict[str, int]) -> None:
-    build = transformer(11, context=8, width=6, head=2)
+    build = transformer(11, width=6, head=2)
     with pytest.raises(TaskError, match=f"two for each block, but are {', '.join(sizes)}"):
         build(**sizes)
     with pytest.raises(AxesError, match="two for each block"):
         infer(build, sizes)
 
 
-@pytest.mark.parametrize("wrong", [{"norm": "batch"}, {"width": 0}, {"head": -2}, {"context": 0}])
+@pytest.mark.parametrize("wrong", [{"norm": "batch"}, {"width": 0}, {"head": -2}, {"head": 3}])
 def test_arguments_out_of_range_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(TaskError, match="must be"):
-        transformer(**{"vocabulary": 11, "context": 8, "width": 6, "head": 2, **wrong})
+        transformer(**{"vocabulary": 11, "width": 6, "head": 2, **wrong})
