@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from ist_fed.arrays import Build
 from ist_fed.errors import TaskError
-from ist_fed.models.mlp import Norm
+from ist_fed.models.norm import Norm
 
 
 def wide_output(inputs: int, outputs: int, norm: Norm = "layer", sparse: bool = True) -> Build:

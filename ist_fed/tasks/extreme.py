@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from ist_fed.arrays import Build
 from ist_fed.errors import TaskError
 from ist_fed.models import wide_output
-from ist_fed.models.mlp import Norm
+from ist_fed.models.norm import Norm
 from ist_fed.tasks import sparse
 from ist_fed.tasks.partition import check_client
 from ist_fed.tasks.repository import Points, read_points

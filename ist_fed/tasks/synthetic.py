@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, TensorDataset
 from ist_fed.arrays import Build
 from ist_fed.errors import TaskError
 from ist_fed.models import mlp, wide_output
-from ist_fed.models.mlp import Norm
+from ist_fed.models.norm import Norm
 from ist_fed.seeds import generator
 from ist_fed.tasks import sparse
 from ist_fed.tasks.partition import check_client
