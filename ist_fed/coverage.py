@@ -1,4 +1,4 @@
-"""Which coordinates of the wide network have been trained at least once."""
+"""Which coordinates of the wide network have been trained at least once, and how often each unit."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -12,6 +12,8 @@ from ist_fed.places import Units
 
 _Key = tuple[str, ...]
 
+_TRAINED = "trained:"  # before an axis, in a checkpoint; no axis has a colon in its name
+
 
 class Coverage:
     """Marks unit by unit, not coordinate by coordinate: arrays split by the same axes share one small grid.
@@ -20,6 +22,9 @@ class Coverage:
         arrays: the wide network (shapes only).
         axes: the table from `infer`.
         sizes: units of each axis.
+
+    Attributes:
+        trained: how many subnets that held a unit were merged, for each unit of each axis; do not change it.
     """
 
     def __init__(self, arrays: Mapping[str, Tensor], axes: Axes, sizes: Mapping[str, int]) -> None:
@@ -28,12 +33,14 @@ class Coverage:
             if array.is_floating_point():
                 self._coordinates[_key(axes, name)] += array.numel()
         self._grids = {key: torch.zeros([sizes[axis] for axis in key], dtype=torch.bool) for key in self._coordinates}
+        self.trained = untrained(sizes)
 
     def mark(self, units: Units) -> None:
         """Say that a subnet was trained and merged."""
         for key, grid in self._grids.items():
             held = [units.get(axis, torch.arange(size)) for axis, size in zip(key, grid.shape, strict=True)]
             grid[torch.meshgrid(*held, indexing="ij") if held else ()] = True
+        count_trained(self.trained, units)
 
     def fraction(self) -> float:
         """Share of the network's floating-point coordinates trained so far, from 0 to 1."""
@@ -43,20 +50,34 @@ class Coverage:
         return covered / max(1, self._coordinates.total())
 
     def state(self) -> dict[str, Tensor]:
-        """The marks as tensors, for a checkpoint."""
-        return {"/".join(key): grid for key, grid in self._grids.items()}
+        """The marks and counts as tensors, for a checkpoint."""
+        counts = {_TRAINED + axis: counts for axis, counts in self.trained.items()}
+        return {"/".join(key): grid for key, grid in self._grids.items()} | counts
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take the marks of a checkpoint.
+        """Take the marks and counts of a checkpoint; one of before units were counted has none, and they stay as is.
 
         Raises:
             AxesError: they are another network's.
         """
         own = self.state()
+        if not any(name.startswith(_TRAINED) for name in state):
+            own = {name: grid for name, grid in own.items() if not name.startswith(_TRAINED)}
         if {name: grid.shape for name, grid in own.items()} != {name: marks.shape for name, marks in state.items()}:
             raise AxesError("the marks of a checkpoint must be this network's; their axes or sizes differ")
         for name, grid in own.items():
             grid.copy_(state[name])
+
+
+def untrained(sizes: Mapping[str, int]) -> dict[str, Tensor]:
+    """How often each unit of each axis was trained before the first round."""
+    return {axis: torch.zeros(size, dtype=torch.int64) for axis, size in sizes.items()}
+
+
+def count_trained(trained: Mapping[str, Tensor], units: Units) -> None:
+    """Count a subnet that was trained and merged, in place; an axis left out of it is held whole."""
+    for axis, counts in trained.items():
+        counts[units.get(axis, slice(None))] += 1
 
 
 def _key(axes: Axes, name: str) -> _Key:

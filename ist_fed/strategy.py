@@ -180,7 +180,7 @@ class IndependentSubnetTraining(Strategy):
         this = Round(number, tuple(clients.values()), arrays, self.axes, self.coverage)
         nodes = [Node(client.node, client.capacity, client.limit) for client in clients.values()]
         with this.timed("assign"):
-            plan = plan_round(self._rule, number, nodes, self.sizes, self._seed)
+            plan = plan_round(self._rule, number, nodes, self.sizes, self._seed, self.coverage.trained)
         assignments = (
             Assignment(
                 round=number,

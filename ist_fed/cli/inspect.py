@@ -1,12 +1,13 @@
 """`ist-fed inspect`: what a scenario would train and cost, worked out without training."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from ist_fed.arrays import arrays_of, build_on_meta
 from ist_fed.axes import describe, infer
@@ -38,7 +39,7 @@ def describe_scenario(scenario: Scenario) -> dict[str, Any]:
     coverage = Coverage(shapes, axes, scenario.sizes)
     reached = []
     for round in range(1, scenario.rounds + 1):
-        for units in _plan(scenario, round).subnets:
+        for units in _plan(scenario, round, coverage.trained).subnets:
             coverage.mark(units)
         reached.append(coverage.fraction())
     plan = _plan(scenario, 1)
@@ -55,9 +56,9 @@ def describe_scenario(scenario: Scenario) -> dict[str, Any]:
     }
 
 
-def _plan(scenario: Scenario, round: int) -> Plan:
+def _plan(scenario: Scenario, round: int, trained: Mapping[str, Tensor] | None = None) -> Plan:
     nodes = [Node(client) for client in range(scenario.clients)]
-    return plan_round(scenario.make_rule(), round, nodes, scenario.sizes, scenario.seed)
+    return plan_round(scenario.make_rule(), round, nodes, scenario.sizes, scenario.seed, trained)
 
 
 def _show(facts: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from math import prod
 
 import numpy as np
 
+from ist_fed.coverage import count_trained, untrained
 from ist_fed.report.curves import Line
 from ist_fed.report.network import Key, Network
 from ist_fed.rules import Disjoint, Node, Plan, plan_round
@@ -14,14 +15,16 @@ from ist_fed.scenario import Scenario
 
 def plans_of(scenario: Scenario, lines: Sequence[Line]) -> list[Plan]:
     """The plan of each line's round, its nodes named by the clients' own numbers."""
-    rule, plans = scenario.make_rule(), []
+    rule, plans, trained = scenario.make_rule(), [], untrained(scenario.sizes)
     for line in lines:
         clients = line["clients"]
         if len(set(clients)) < len(clients):
             clients = range(len(clients))  # two devices were given one number; places tell them apart
         limits = line.get("limits", [1.0] * len(clients))
         nodes = [Node(*node) for node in zip(clients, line["capacities"], limits, strict=True)]
-        plans.append(plan_round(rule, line["round"], nodes, scenario.sizes, scenario.seed))
+        plans.append(plan_round(rule, line["round"], nodes, scenario.sizes, scenario.seed, trained))
+        for number in _brought_back(plans[-1], line):
+            count_trained(trained, plans[-1].subnets[number])
     return plans
 
 
@@ -123,7 +126,8 @@ def expected_coverage(
         return None
     missed, curve = dict.fromkeys(network.coordinates, 1.0), []
     for line, plan in zip(lines, plans, strict=True):
-        merged = _merged(plan, scenario.sizes, {refused["client"] for refused in line["refused"]})
+        subnets = sizes_of(plan, scenario.sizes)
+        merged = [subnets[number] for number in _brought_back(plan, line)]
         for key in missed:
             missed[key] *= max(0.0, 1 - _share(key, merged, scenario.sizes))
         left = sum(count * missed[key] for key, count in network.coordinates.items())
@@ -131,13 +135,10 @@ def expected_coverage(
     return curve
 
 
-def _merged(plan: Plan, sizes: Mapping[str, int], refused: set[int]) -> list[dict[str, int]]:
-    """Sizes of the subnets that at least one client brought back."""
-    return [
-        subnet
-        for subnet, cohort in zip(sizes_of(plan, sizes), plan.cohorts, strict=True)
-        if not refused.issuperset(cohort)
-    ]
+def _brought_back(plan: Plan, line: Line) -> list[int]:
+    """The numbers of the subnets that at least one client brought back."""
+    refused = {refused["client"] for refused in line.get("refused", ())}
+    return [number for number, cohort in enumerate(plan.cohorts) if not refused.issuperset(cohort)]
 
 
 def _share(key: Key, subnets: list[dict[str, int]], sizes: Mapping[str, int]) -> float:

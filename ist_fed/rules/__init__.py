@@ -2,11 +2,43 @@
 
 from collections.abc import Callable
 
+from ist_fed.rules.balanced import Balanced
 from ist_fed.rules.disjoint import Disjoint
+from ist_fed.rules.fjord import Fjord
 from ist_fed.rules.full import Full
+from ist_fed.rules.independent import Independent
+from ist_fed.rules.least_trained import LeastTrained
+from ist_fed.rules.nested import Nested
+from ist_fed.rules.overlapping import Overlapping
 from ist_fed.rules.plan import Node, Plan, Rule, plan_round
+from ist_fed.rules.rolling import Rolling
 
-RULES: dict[str, Callable[..., Rule]] = {"disjoint": Disjoint, "full": Full}
+RULES: dict[str, Callable[..., Rule]] = {
+    "disjoint": Disjoint,
+    "full": Full,
+    "balanced": Balanced,
+    "overlapping": Overlapping,
+    "independent": Independent,
+    "nested": Nested,
+    "fjord": Fjord,
+    "rolling": Rolling,
+    "least_trained": LeastTrained,
+}
 """Name in a scenario → rule."""
 
-__all__ = ["RULES", "Disjoint", "Full", "Node", "Plan", "Rule", "plan_round"]
+__all__ = [
+    "RULES",
+    "Balanced",
+    "Disjoint",
+    "Fjord",
+    "Full",
+    "Independent",
+    "LeastTrained",
+    "Nested",
+    "Node",
+    "Overlapping",
+    "Plan",
+    "Rolling",
+    "Rule",
+    "plan_round",
+]

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
+from torch import Tensor
 
 from ist_fed.errors import RuleError
 from ist_fed.places import Units
@@ -60,6 +61,23 @@ class Plan(Mapping[int, Units]):
         return {node: number for number, cohort in enumerate(self.cohorts) for node in cohort}
 
 
+def held_only(subnets: Sequence[Units], cohorts: Sequence[Sequence[Node]]) -> Plan:
+    """The plan of groups and their cohorts: a group of nobody is left out, and groups of the very same units are one.
+
+    Args:
+        subnets: the units of each group, every axis in each.
+        cohorts: the nodes of each group.
+    """
+    alike: dict[bytes, tuple[Units, list[int]]] = {}
+    for units, cohort in zip(subnets, cohorts, strict=True):
+        if cohort:
+            key = b"".join(len(held).to_bytes(8, "little") + held.numpy().tobytes() for held in units.values())
+            alike.setdefault(key, (units, []))[1].extend(node.id for node in cohort)
+    return Plan(
+        subnets=tuple(units for units, _ in alike.values()), cohorts=tuple(tuple(ids) for _, ids in alike.values())
+    )
+
+
 class Rule(Protocol):
     """Decides who holds which units in a round: a pure function of its arguments."""
 
@@ -78,13 +96,30 @@ class Rule(Protocol):
         ...
 
 
-def plan_round(rule: Rule, round: int, nodes: Sequence[Node], sizes: Mapping[str, int], seed: int) -> Plan:
+def plan_round(
+    rule: Rule,
+    round: int,
+    nodes: Sequence[Node],
+    sizes: Mapping[str, int],
+    seed: int,
+    trained: Mapping[str, Tensor] | None = None,
+) -> Plan:
     """The rule's plan with the random stream that belongs to the round.
 
     A rule that keeps a draw for several rounds says by `draw(round)` which one a round belongs to; rounds of one draw
-    get the same stream.
+    get the same stream. One that heeds what was trained so far has `knowing(trained)`, which gives the rule to ask.
+
+    Args:
+        rule: to be asked.
+        round: from 1.
+        nodes: the clients of this round.
+        sizes: units of each axis of the full network.
+        seed: of the run.
+        trained: how often each unit of each axis was trained in the rounds before; None before the first.
     """
     draw = rule.draw(round) if hasattr(rule, "draw") else round
+    if trained is not None and hasattr(rule, "knowing"):
+        rule = rule.knowing(trained)
     return rule(round, nodes, sizes, generator(seed, draw, "assign"))
 
 

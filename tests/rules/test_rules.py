@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
+from itertools import combinations, permutations
 from typing import Any
 
 import numpy as np
@@ -11,24 +12,43 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ist_fed.arrays import arrays_of
-from ist_fed.axes import infer
+from ist_fed.axes import infer, parse
 from ist_fed.errors import RuleError
 from ist_fed.models import mlp
 from ist_fed.rules import RULES, Node, Plan, Rule
 from ist_fed.seeds import generator
 from ist_fed.subnet import Merge, extract
 
-ARGUMENTS: dict[str, dict[str, Any]] = {"disjoint": {"groups": 4, "min_units": 2}}
-"""Arguments of the rules that need some."""
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "disjoint": {"groups": 4, "min_units": 2},
+    "balanced": {"groups": 4, "min_units": 2},
+    "overlapping": {"groups": 5, "holders": 2, "min_units": 2},
+    "independent": {"share": 0.4, "min_units": 2},
+    "nested": {"min_units": 2},
+    "fjord": {"min_units": 2},
+    "rolling": {"share": 0.4, "min_units": 2},
+    "least_trained": {"share": 0.4, "min_units": 2},
+}
+"""Arguments of every rule that needs some, or whose defaults are for wider networks."""
+
+MIN_UNITS = 2
+HEED_LIMITS = [name for name in RULES if name != "full"]
 
 GOLDEN_SIZES = {"hidden1": 24, "hidden2": 17}
 
 rounds = st.integers(1, 10_000)
 seeds = st.integers(0, 1 << 32)
-ids = st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=9, unique=True)
-nodes_of_any_capacity = ids.flatmap(
-    lambda ids: st.tuples(*(st.builds(Node, st.just(id), st.floats(0.5, 2)) for id in ids)).map(list)
-)
+ids = st.integers(0, 2**64 - 1)
+
+
+def lists_of_nodes(limits: st.SearchStrategy[float]) -> st.SearchStrategy[list[Node]]:
+    """Up to nine nodes of any capacity."""
+    one = st.builds(Node, ids, st.floats(0.5, 2), limits)
+    return st.lists(one, min_size=1, max_size=9, unique_by=lambda node: node.id)
+
+
+nodes_of_any_capacity = lists_of_nodes(st.just(1.0))
+nodes_of_any_limit = lists_of_nodes(st.floats(0.03, 1))
 any_sizes = st.dictionaries(st.sampled_from(["hidden1", "heads0", "c3"]), st.integers(32, 70), min_size=1)
 
 
@@ -98,6 +118,90 @@ def test_a_plan_can_be_cut_and_merged(rule: Rule, nodes: list[Node], seed: int) 
     for node, units in plan.items():
         merge.add(units, extract(arrays, axes, units), weight=1.0 + node % 7)
     assert all(torch.equal(array, arrays[name]) for name, array in merge.result().items())
+
+
+@every_rule
+@settings(max_examples=20)
+@given(rounds, nodes_of_any_capacity, any_sizes, seeds)
+def test_no_two_subnets_of_a_plan_are_the_same(
+    rule: Rule, round: int, nodes: list[Node], sizes: Mapping[str, int], seed: int
+) -> None:
+    """What is the same is cut once: its nodes are one cohort."""
+    subnets = [units for _, units in content(rule(round, nodes, sizes, generator(seed)))]
+    assert all(one != other for one, other in combinations(subnets, 2))
+
+
+@pytest.mark.parametrize("name", HEED_LIMITS)
+@settings(max_examples=20)
+@given(rounds, nodes_of_any_limit, any_sizes, seeds)
+def test_a_limit_is_a_hard_bound_and_min_units_too(
+    name: str, round: int, nodes: list[Node], sizes: Mapping[str, int], seed: int
+) -> None:
+    try:
+        plan = RULES[name](**ARGUMENTS[name])(round, nodes, sizes, generator(seed))
+    except RuleError as error:
+        assert any(words in str(error) for words in ("the memory of", "min_units"))
+        return
+    for node in nodes:
+        for axis, held in plan[node.id].items():
+            assert MIN_UNITS <= len(held) <= node.limit * sizes[axis]
+
+
+@pytest.mark.parametrize("name", [name for name in HEED_LIMITS if name != "fjord"])
+@settings(max_examples=20)
+@given(rounds, nodes_of_any_capacity, any_sizes, seeds)
+def test_the_stronger_client_does_not_hold_less(
+    name: str, round: int, nodes: list[Node], sizes: Mapping[str, int], seed: int
+) -> None:
+    """But for one unit where shares are rounded so that they add up."""
+    plan = RULES[name](**ARGUMENTS[name])(round, nodes, sizes, generator(seed))
+    for weak, strong in permutations(nodes, 2):
+        if weak.capacity < strong.capacity:
+            assert all(len(plan[strong.id][axis]) >= len(plan[weak.id][axis]) - 1 for axis in sizes)
+
+
+@pytest.mark.parametrize("name", HEED_LIMITS)
+def test_what_cannot_be_held_is_refused_in_a_sentence(name: str) -> None:
+    rule = RULES[name](**{**ARGUMENTS[name], "min_units": 16})
+    with pytest.raises(RuleError, match=r"min_units=16 units of every axis, but axis 'h' has 12 units.*widen 'h' to"):
+        rule(1, [Node(1)], {"big": 640, "h": 12}, generator(0))
+    with pytest.raises(RuleError, match="the memory of node 7 holds 6 of axis 'h'; leave it out, raise its budget"):
+        rule(1, [Node(1), Node(7, 1.0, 0.1)], {"h": 64}, generator(0))
+
+
+@pytest.mark.parametrize("name", HEED_LIMITS)
+def test_fields_out_of_their_range_are_refused(name: str) -> None:
+    for key in ARGUMENTS[name].keys() | {"min_units"}:
+        with pytest.raises(RuleError, match=f"{key}.* but (is|are) .*-1"):
+            RULES[name](**{**ARGUMENTS[name], key: -1})
+
+
+@every_rule
+@settings(max_examples=10)
+@given(nodes_of_any_capacity, seeds)
+def test_a_coordinate_becomes_the_weighted_mean_of_its_holders(rule: Rule, nodes: list[Node], seed: int) -> None:
+    """The oracle: sums over masks at the wide network's size. Nobody's coordinate keeps its bits."""
+    sizes = {"a": 32, "b": 40}
+    axes, rng = {"w": parse("a b"), "v": parse("(2 b) .")}, np.random.default_rng(seed)
+    arrays = {"w": torch.from_numpy(rng.standard_normal((32, 40))), "v": torch.from_numpy(rng.standard_normal((80, 3)))}
+    total = {name: torch.zeros_like(array) for name, array in arrays.items()}
+    weights = {name: torch.zeros_like(array) for name, array in arrays.items()}
+    merge, plan = Merge(arrays, axes), rule(1, nodes, sizes, generator(seed))
+    for number, (_, units) in enumerate(plan.items()):
+        grids = {
+            "w": torch.meshgrid(units["a"], units["b"], indexing="ij"),
+            "v": (torch.cat([units["b"], 40 + units["b"]]),),
+        }
+        weight, part = 1.0 + number % 3, extract(arrays, axes, units)
+        part = {name: value + float(rng.standard_normal()) for name, value in part.items()}
+        for name, grid in grids.items():
+            total[name][grid] += weight * part[name]
+            weights[name][grid] += weight
+        merge.add(units, part, weight)
+    for name, merged in merge.result().items():
+        held = weights[name] > 0
+        assert torch.allclose(merged[held], total[name][held] / weights[name][held], rtol=1e-12, atol=1e-12)
+        assert torch.equal(merged[~held], arrays[name][~held])
 
 
 @every_rule
