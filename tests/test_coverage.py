@@ -82,10 +82,34 @@ def test_marks_are_taken_up_again() -> None:
     assert all(torch.equal(marks, state[name]) for name, marks in one.state().items())  # nothing is shared
 
 
+def test_trainings_of_units_are_counted_and_taken_up_again() -> None:
+    axes = {"w": parse("a b")}
+    one, other = (Coverage({"w": torch.empty(2, 3)}, axes, {"a": 2, "b": 3}) for _ in range(2))
+    one.mark({"a": torch.tensor([1]), "b": torch.tensor([0, 2])})
+    one.mark({"a": torch.tensor([0, 1])})  # an axis left out is held whole
+    assert {axis: counts.tolist() for axis, counts in one.trained.items()} == {"a": [1, 2], "b": [2, 1, 2]}
+    other.load({name: marks.clone() for name, marks in one.state().items()})
+    other.mark({})
+    assert {axis: counts.tolist() for axis, counts in other.trained.items()} == {"a": [2, 3], "b": [3, 2, 3]}
+
+
+def test_a_checkpoint_of_before_units_were_counted_is_taken_up() -> None:
+    axes = {"w": parse("a b")}
+    coverage = Coverage({"w": torch.empty(2, 3)}, axes, {"a": 2, "b": 3})
+    coverage.load({"a/b": torch.ones(2, 3).bool()})
+    assert coverage.fraction() == 1
+    assert coverage.trained["a"].tolist() == [0, 0]
+
+
 def test_marks_of_another_network_are_refused() -> None:
     axes = {"w": parse("a b")}
     coverage = Coverage({"w": torch.empty(2, 3)}, axes, {"a": 2, "b": 3})
-    for state in ({}, {"a/b": torch.ones(3, 2).bool()}, {"a/b": torch.ones(2, 3).bool(), "a": torch.ones(2).bool()}):
+    for state in (
+        {},
+        {"a/b": torch.ones(3, 2).bool()},
+        {"a/b": torch.ones(2, 3).bool(), "a": torch.ones(2).bool()},
+        {"a/b": torch.ones(2, 3).bool(), "trained:a": torch.ones(2)},
+    ):
         with pytest.raises(AxesError, match="must be this network's"):
             coverage.load(state)
     assert coverage.fraction() == 0

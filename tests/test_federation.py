@@ -1,6 +1,7 @@
 """A run from its scenario to its folder: what an end between two writes leaves."""
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from safetensors.torch import load_file
 from tiny import same
 
 from ist_fed.engines.local import one_by_one as simulate
-from ist_fed.errors import RunError
+from ist_fed.errors import Interrupted, RunError
 from ist_fed.run import Run
 from ist_fed.scenario import Record, Scenario
 
@@ -59,6 +60,24 @@ def test_a_round_whose_line_cannot_be_written_is_run_again(
     simulate(run, resume=True)
     assert rounds(run) == [1, 2, 3, 4]
     assert same(*(load_file(one.folder / "model.safetensors") for one in (run, whole)))
+
+
+@pytest.mark.parametrize(
+    "rule", [{"name": "least_trained", "share": 0.3, "min_units": 4}, {"name": "balanced", "groups": 2}]
+)
+def test_what_rules_remember_survives_a_stop(tmp_path: Path, rule: dict[str, Any]) -> None:
+    """Law 11, resume, for rules whose rounds depend on those before."""
+    scenario = replace(SCENARIO, rule=rule, sizes={"hidden1": 32, "hidden2": 48})
+    runs = [Run.create(tmp_path / name, scenario) for name in ("whole", "cut")]
+    simulate(runs[0])
+    with pytest.raises(Interrupted):
+        simulate(runs[1], on_line=lambda line: runs[1].ask_to_stop(line["round"] == 2))
+    assert rounds(runs[1]) == [1, 2]
+    simulate(runs[1], resume=True)
+    models = [load_file(run.folder / "model.safetensors") for run in runs]
+    assert same(*models)
+    assert same(*(run.restore().coverage for run in runs))
+    assert [line["coverage"] for line in runs[0].metrics()] == [line["coverage"] for line in runs[1].metrics()]
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_over(tmp_path: Path, whole: Run) -> None:

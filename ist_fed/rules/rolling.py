@@ -36,6 +36,4 @@ class Rolling:
         check_nodes(nodes)
         strength, limits = strengths(nodes)
         wide = widths(sizes, self.share * strength, limits, self.min_units, nodes)
-        return plan_by_width(
-            nodes, sizes, wide, lambda size, width: np.sort((round - 1 + np.arange(width)) % size)
-        )
+        return plan_by_width(nodes, sizes, wide, lambda size, width: np.sort((round - 1 + np.arange(width)) % size))

@@ -37,7 +37,14 @@ def bounds_of(cohorts: Sequence[Sequence[Node]], nodes: Sequence[Node]) -> tuple
 
 
 def dealt(
-    size: int, weights: np.ndarray, limits: np.ndarray, least: int, *, axis: str, nodes: Sequence[Node], holders: int = 1
+    size: int,
+    weights: np.ndarray,
+    limits: np.ndarray,
+    least: int,
+    *,
+    axis: str,
+    nodes: Sequence[Node],
+    holders: int = 1,
 ) -> np.ndarray:
     """Units of one axis for each group, so that every unit is held by exactly `holders` groups.
 

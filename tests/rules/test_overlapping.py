@@ -26,7 +26,9 @@ def holders_of(plan: Plan, axis: str, size: int) -> list[int]:
 
 @settings(max_examples=30)
 @given(st.integers(1, 7), st.data(), st.integers(60, 130), seeds)
-def test_every_unit_has_exactly_as_many_holders_as_asked(groups: int, data: st.DataObject, size: int, seed: int) -> None:
+def test_every_unit_has_exactly_as_many_holders_as_asked(
+    groups: int, data: st.DataObject, size: int, seed: int
+) -> None:
     holders = data.draw(st.integers(1, groups))
     nodes = [Node(i, float(data.draw(st.integers(1, 8)))) for i in range(groups)]
     sizes = {"a": size, "b": size + 7}
@@ -38,7 +40,9 @@ def test_every_unit_has_exactly_as_many_holders_as_asked(groups: int, data: st.D
 
 def test_a_unit_with_one_holder_is_the_papers_rule() -> None:
     nodes, sizes = [Node(i, 1.0 + i % 3) for i in range(12)], {"a": 90, "b": 64}
-    one, other = (rule(1, nodes, sizes, generator(3)) for rule in (Overlapping(groups=4, holders=1), Disjoint(groups=4)))
+    one, other = (
+        rule(1, nodes, sizes, generator(3)) for rule in (Overlapping(groups=4, holders=1), Disjoint(groups=4))
+    )
     assert sorted(map(len, one.cohorts)) == sorted(map(len, other.cohorts))
     shares = [sorted(len(units["a"]) for units in plan.subnets) for plan in (one, other)]
     assert shares[0] == shares[1]
@@ -64,7 +68,9 @@ def test_every_two_groups_meet_equally_often() -> None:
         groups_meet += held @ held.T
         units_meet += held.T @ held
     apart = ~np.eye(groups, dtype=bool)
-    assert groups_meet[apart] / draws == pytest.approx(size * holders * (holders - 1) / (groups * (groups - 1)), abs=0.45)
+    assert groups_meet[apart] / draws == pytest.approx(
+        size * holders * (holders - 1) / (groups * (groups - 1)), abs=0.45
+    )
     share = size * holders // groups
     together = groups * share * (share - 1) / (size * (size - 1))
     apart = ~np.eye(size, dtype=bool)
@@ -85,9 +91,15 @@ def test_with_fewer_clients_than_groups_some_groups_rest() -> None:
 
 
 def test_what_cannot_be_held_so_often_says_what_is_missing() -> None:
-    with pytest.raises(RuleError, match=r"hold all 100 units of axis 'a' 3 times, but the memory of 4 groups holds 200"):
+    with pytest.raises(
+        RuleError, match=r"hold all 100 units of axis 'a' 3 times, but the memory of 4 groups holds 200"
+    ):
         Overlapping(groups=4, holders=3)(1, [Node(i, 1.0, 0.5) for i in range(4)], {"a": 100}, generator(0))
-    with pytest.raises(RuleError, match=r"has 20 units, each held 2 times, for 4 groups; use at most 2 groups, widen 'a' to 32,"):
+    with pytest.raises(
+        RuleError, match=r"has 20 units, each held 2 times, for 4 groups; use at most 2 groups, widen 'a' to 32,"
+    ):
         Overlapping(groups=4, holders=2)(1, [Node(0)], {"a": 20}, generator(0))
-    with pytest.raises(RuleError, match="holders must be at least 1 and at most as many as there are groups, but are 5 of 4"):
+    with pytest.raises(
+        RuleError, match="holders must be at least 1 and at most as many as there are groups, but are 5 of 4"
+    ):
         Overlapping(groups=4, holders=5)
