@@ -100,6 +100,8 @@ def _draw(theme: Theme, round: int, plan: Plan, sizes: Mapping[str, int], networ
 def _meaning(rows: Mapping[str, list[_Dot]], sizes: Mapping[str, int]) -> str:
     every = all(len(rows[axis]) == size for axis, size in sizes.items())
     drawn = "every hidden unit" if every else "a sample of the hidden units"
+    if any(len(dot.subnets) > 1 for row in rows.values() for dot in row):
+        return f"{drawn}, in the colours of the subnets that hold it for this round"
     return f"{drawn}, in the colour of the subnet that it belongs to for this round"
 
 
@@ -222,9 +224,10 @@ def _links(drawing: _Drawing, rows: Sequence[Sequence[_Dot]], heights: Sequence[
     lines, colours = [], []
     for (above, y), (below, z) in pairwise(zip(rows, heights, strict=True)):
         for one, other in product(above, below):
-            for subnet in set(one.subnets) & set(other.subnets):
+            shared = sorted(set(one.subnets) & set(other.subnets))
+            for colour in dict.fromkeys(map(drawing.colour, shared)):  # of many subnets most have one colour
                 lines.append(_thread(one.x, y, other.x, z))
-                colours.append(drawing.colour(subnet))
+                colours.append(colour)
     _strokes(drawing, lines, colours, alpha=float(np.clip(240 / max(1, len(lines)), 0.07, 0.5)))
 
 
