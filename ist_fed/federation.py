@@ -14,8 +14,9 @@ from ist_fed.batches import fetch, length
 from ist_fed.board import open_board
 from ist_fed.checkpoints import Checkpoint
 from ist_fed.device import pick_device
-from ist_fed.errors import Interrupted
+from ist_fed.errors import Interrupted, ScenarioError, nearest
 from ist_fed.evaluate import evaluate, network, ready
+from ist_fed.phases import Course
 from ist_fed.round import RoundReport
 from ist_fed.rules import Node, plan_round
 from ist_fed.run import Run
@@ -64,15 +65,18 @@ def federate(
         min_replies=scenario.round.min_replies,
         adapt=scenario.round.adapt,
         on_round=recorder,
+        phases=scenario.make_phases(),
     )
     if resume:
         state = run.restore()
         strategy.coverage.load(state.coverage)
+        for line in run.metrics():
+            strategy.course.after(line["round"], scenario.rounds, line)
     else:
         run.start_over()
         check_model(scenario, task, strategy)
         state = Checkpoint(0, initial_arrays(scenario, task), strategy.coverage.state())
-    recorder.begin(state, strategy.coverage.state)
+    recorder.begin(state, strategy.coverage.state, strategy.course)
     first_round, first = state.round + 1, [wire.to_record(state.arrays)]
     del state  # nobody holds the first arrays when there are others
     try:
@@ -108,9 +112,17 @@ def check_model(scenario: Scenario, task: Task, strategy: IndependentSubnetTrain
 
     Raises:
         AxesError: an axis breaks it.
-        RuleError: the rule cannot deal these sizes out to these clients.
+        RuleError: a rule cannot deal these sizes out to these clients.
+        ScenarioError: a phase is to last until something that nobody measures.
     """
     nodes = [Node(client) for client in range(scenario.clients)]
+    known = [task.metric, "loss", "train_loss", "coverage"]
+    for phase in scenario.make_phases():
+        for metric in phase.until.keys() - known:
+            raise ScenarioError(
+                f"a phase lasts until a metric is reached, but '{metric}' is none{nearest(metric, known)}"
+            )
+        plan_round(phase.rule or scenario.make_rule(), 1, nodes, scenario.sizes, scenario.seed)
     plan = plan_round(scenario.make_rule(), 1, nodes, scenario.sizes, scenario.seed)
     sizes = {axis: min(_CHECKED_UNITS, len(units)) for axis, units in plan.subnets[0].items()}
     data = task.test_data()
@@ -136,12 +148,12 @@ class _Recorder:
         self.state = Checkpoint(0, {}, {})
         self._board: Callable[[Line], None] = lambda line: None
 
-    def begin(self, state: Checkpoint, coverage: Callable[[], Mapping[str, Tensor]]) -> None:
-        self.state, self._saved, self._coverage = state, state.round, coverage
+    def begin(self, state: Checkpoint, coverage: Callable[[], Mapping[str, Tensor]], course: Course) -> None:
+        self.state, self._saved, self._coverage, self._course = state, state.round, coverage, course
         if self._run.scenario.record.tensorboard:
             self._board = open_board(self._run.folder / "tensorboard", state.round)
 
-    def __call__(self, report: RoundReport) -> None:
+    def __call__(self, report: RoundReport) -> dict[str, float]:
         scenario, record = self._run.scenario, self._run.scenario.record
         started = time.perf_counter()
         last = report.round == scenario.rounds
@@ -163,6 +175,7 @@ class _Recorder:
         self._on_line(line)
         if self._run.is_asked_to_stop():
             raise KeyboardInterrupt
+        return result
 
     def save(self) -> None:
         """Write a checkpoint of the last whole round, unless there is one."""
@@ -197,13 +210,14 @@ class _Recorder:
         return ready(self._model, self._task)
 
     def _line(self, report: RoundReport, result: dict[str, float], seconds: dict[str, float]) -> Line:
-        scenario = self._run.scenario
+        scenario, course = self._run.scenario, self._course
         return {
             "round": report.round,
+            **({"phase": course.number(report.round, scenario.rounds)} if scenario.phases else {}),
             "metric": self._task.metric,
             **result,
             "train_loss": report.loss,
-            "lr": learning_rate(scenario.training, report.round, scenario.rounds),
+            "lr": learning_rate(course.terms(report.round, scenario.rounds).training, report.round, scenario.rounds),
             "bytes_down": report.bytes_down,
             "bytes_up": report.bytes_up,
             "clients": report.clients,

@@ -4,7 +4,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from math import inf
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 import tomli_w
 
 from ist_fed.errors import ScenarioError, nearest
+from ist_fed.phases import Phase
 from ist_fed.roster import Weighting
 from ist_fed.rules import RULES, Rule
 from ist_fed.tables import from_table, override
@@ -71,6 +72,29 @@ class Record:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """One of `[[phases]]`; what is left out is as in the rest of the scenario.
+
+    Args:
+        rounds: how many at most; 0 is what the other phases leave, and the last lasts to the end of the run.
+        until: metric and value, such as `{ accuracy = 0.95 }`: the phase ends once it is reached.
+        rule: another rule, or without `name` other fields of the scenario's.
+        local_steps: steps a client takes in a round; 0 is the scenario's.
+        training: what is different in `[training]`.
+    """
+
+    rounds: int = 0
+    until: dict[str, float] = field(default_factory=dict)
+    rule: dict[str, Any] = field(default_factory=dict)
+    local_steps: int = 0
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a value out of its range."""
+        Phase(rounds=self.rounds, until=self.until, local_steps=self.local_steps or None)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scenario:
     """One experiment.
 
@@ -88,6 +112,7 @@ class Scenario:
         round: when a round ends.
         record: what is written down.
         device: where a simulated client trains and the server evaluates: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        phases: stretches of rounds that differ from the above, such as dense final rounds.
     """
 
     name: str
@@ -103,6 +128,7 @@ class Scenario:
     round: Rounds = field(default_factory=Rounds)
     record: Record = field(default_factory=Record)
     device: str = "auto"
+    phases: tuple[Stretch, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a value out of its range."""
@@ -144,6 +170,43 @@ class Scenario:
         rule: Rule = from_table(RULES[name], own, "rule", f" of rule '{name}'")
         return rule
 
+    def during(self, number: int) -> "Scenario":
+        """The scenario as its phase `number`, from 1, has it; 0 is without phases.
+
+        Raises:
+            ScenarioError: `[training]` has no such key, or a value is wrong.
+        """
+        if not number:
+            return replace(self, phases=())
+        phase = self.phases[number - 1]
+        rule = phase.rule if "name" in phase.rule else {**self.rule, **phase.rule}
+        training = from_table(Training, {**asdict(self.training), **phase.training}, f"phases[{number}].training")
+        return replace(self, rule=rule, training=training, local_steps=phase.local_steps or self.local_steps, phases=())
+
+    def make_phases(self) -> tuple[Phase, ...]:
+        """The phases that `[[phases]]` describe.
+
+        Raises:
+            ScenarioError: they do not fit into the run; or as of `make_rule` and `during`.
+        """
+        if sum(not phase.rounds for phase in self.phases) > 1:
+            raise ScenarioError(
+                "one of [[phases]] at most may leave its rounds out, for it takes what the others leave"
+            )
+        if (taken := sum(phase.rounds for phase in self.phases)) > self.rounds:
+            raise ScenarioError(f"the rounds of all [[phases]] must fit into rounds, {self.rounds}, but are {taken}")
+        each = [(phase, self.during(number)) for number, phase in enumerate(self.phases, 1)]
+        return tuple(
+            Phase(
+                rounds=phase.rounds,
+                until=phase.until,
+                rule=own.make_rule(),
+                local_steps=own.local_steps,
+                training=own.training,
+            )
+            for phase, own in each
+        )
+
     def to_toml(self) -> str:
         """The scenario with every default filled in."""
         return tomli_w.dumps(asdict(self))
@@ -182,6 +245,7 @@ def parse_scenario(text: str, overrides: Sequence[str] = ()) -> Scenario:
         override(table, setting)
     scenario: Scenario = from_table(Scenario, table, elsewhere=every_key())
     scenario.make_rule()
+    scenario.make_phases()
     return scenario
 
 

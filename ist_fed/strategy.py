@@ -1,9 +1,10 @@
 """Independent Subnet Training as a Flower strategy. It only orchestrates: decode, one pure call, encode."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -18,6 +19,7 @@ from ist_fed.cohort import Assignment, Direct, Outcome
 from ist_fed.coverage import Coverage
 from ist_fed.errors import RoundError
 from ist_fed.exchange import exchange
+from ist_fed.phases import Course, Phase, Terms
 from ist_fed.roster import Roster, Weighting
 from ist_fed.round import Round, RoundReport
 from ist_fed.rules import Node, Rule, plan_round
@@ -47,7 +49,9 @@ class IndependentSubnetTraining(Strategy):
         min_replies: stop if a round brings fewer usable replies.
         adapt: let shares follow the time that each client's rounds take, so that all end at once. Times differ from
             run to run, and so do the results then: neither another engine nor a resumed run gives the same bits.
-        on_round: called with the `RoundReport` after each round.
+        on_round: called with the `RoundReport` after each round. What it returns are metrics of the round, as are what
+            `evaluate_fn` gives, `train_loss` and `coverage`; they may end a phase.
+        phases: stretches of rounds that are asked otherwise than the arguments above say.
 
     Source: Yuan et al., PVLDB 15(8), 2022, algorithm 1.
     """
@@ -66,16 +70,18 @@ class IndependentSubnetTraining(Strategy):
         min_nodes: int = 1,
         min_replies: int = 1,
         adapt: bool = False,
-        on_round: Callable[[RoundReport], None] | None = None,
+        on_round: Callable[[RoundReport], Mapping[str, Any] | None] | None = None,
+        phases: Sequence[Phase] = (),
     ) -> None:
         if local_steps < 1 or min_nodes < 1 or min_replies < 1:
             raise ValueError("local_steps, min_nodes and min_replies must be at least 1")
         self.axes, self.sizes = infer(build, sizes, declared), dict(sizes)
         self._template = arrays_of(build_on_meta(build, sizes))
         self.coverage = Coverage(self._template, self.axes, self.sizes)
-        self._rule, self._local_steps, self._training = rule, local_steps, training or Training()
+        plain = Terms(rule=rule, local_steps=local_steps, training=training or Training())
+        self.course = Course(phases, plain)
         self._seed, self._min_replies, self._on_round = seed, min_replies, on_round
-        self._new_roster = partial(Roster, min_nodes, weighting, self.sizes, self._training, adapt)
+        self._new_roster = partial(Roster, min_nodes, weighting, self.sizes, self.course.heaviest, adapt)
         self._roster = self._new_roster()
         self._rounds: int | None = None  # of the whole run, for the learning rate; `start` knows it
         self._open: Round | None = None
@@ -104,13 +110,15 @@ class IndependentSubnetTraining(Strategy):
             train_config: sent along with every order.
             evaluate_config: ignored; clients hold subnets, so the whole network is evaluated on the server.
             evaluate_fn: called as `evaluate_fn(round, arrays)` before the first round and after each.
-            first_round: to take up a run after round `first_round - 1`.
+            first_round: to take up a run after round `first_round - 1`; tell `course` the metrics of earlier rounds if
+                `until` reads them.
 
         Raises:
             RoundError: a round brought fewer than `min_replies` usable replies.
             WireError: `initial_arrays` are not this model's.
         """
         self._rounds, self._roster = num_rounds, self._new_roster()
+        self.course.rewind(first_round)
         self.summary()
         result = Result()
         arrays = wire.from_record(initial_arrays, self._template)
@@ -123,6 +131,7 @@ class IndependentSubnetTraining(Strategy):
             arrays = report.arrays
             result.train_metrics_clientapp[number] = _metrics(report)
             _evaluate(evaluate_fn, number, arrays, result)
+            self.course.after(number, num_rounds, result.evaluate_metrics_serverapp.get(number, {}))
         result.arrays = wire.to_record(arrays)
         return result
 
@@ -130,7 +139,7 @@ class IndependentSubnetTraining(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
         """Plan a round and cut a subnet for each node; one packed subnet serves its whole cohort."""
-        if self._rounds is None and self._training.schedule == "cosine":
+        if self._rounds is None and self.course.terms(server_round, None).training.schedule == "cosine":
             raise RoundError(
                 "the cosine schedule needs the number of rounds, which Flower's hooks do not say; run this strategy's "
                 "own start(), or use the constant schedule"
@@ -161,7 +170,8 @@ class IndependentSubnetTraining(Strategy):
 
     def summary(self) -> None:
         """Log what is trained and how."""
-        logger.info("%s, %d local steps a round, sizes %s", self._rule, self._local_steps, self.sizes)
+        for text in self.course.summary():
+            logger.info("%s, sizes %s", text, self.sizes)
 
     # --- One round ----------------------------------------------------------------------------------------------------
 
@@ -179,8 +189,9 @@ class IndependentSubnetTraining(Strategy):
         clients = {client.node: client for client in self._roster.connected(grid, timeout)}
         this = Round(number, tuple(clients.values()), arrays, self.axes, self.coverage)
         nodes = [Node(client.node, client.capacity, client.limit) for client in clients.values()]
+        terms = self.course.terms(number, self._rounds)
         with this.timed("assign"):
-            plan = plan_round(self._rule, number, nodes, self.sizes, self._seed, self.coverage.trained)
+            plan = plan_round(terms.rule, number, nodes, self.sizes, self._seed, self.coverage.trained)
         assignments = (
             Assignment(
                 round=number,
@@ -189,9 +200,9 @@ class IndependentSubnetTraining(Strategy):
                 arrays=extract(arrays, self.axes, units),
                 nodes=cohort,
                 weights=tuple(clients[node].weight for node in cohort),
-                local_steps=self._local_steps,
-                lr=learning_rate(self._training, number, self._rounds or number),
-                training=self._training,
+                local_steps=terms.local_steps,
+                lr=learning_rate(terms.training, number, self._rounds or number),
+                training=terms.training,
             )
             for units, cohort in zip(plan.subnets, plan.cohorts, strict=True)
         )
@@ -230,8 +241,9 @@ class IndependentSubnetTraining(Strategy):
                     this.take(answer)
         report = this.close(self._min_replies)
         self._roster.learn({node: (share(units, self.sizes), took) for node, (units, took) in this.times.items()})
-        if self._on_round is not None:
-            self._on_round(report)
+        told = self._on_round(report) if self._on_round is not None else None
+        known = {"train_loss": report.loss, "coverage": report.coverage, **(told or {})}
+        self.course.after(report.round, self._rounds, known)
         return report
 
 

@@ -82,6 +82,11 @@ def _convert(kind: Any, value: Any, where: str, elsewhere: Sequence[str]) -> Any
         if not isinstance(value, dict):
             raise ScenarioError(f"'{where}' must be a table, written [{where}], but is {value!r}")
         return from_table(kind, value, where, elsewhere=elsewhere)
+    if get_origin(kind) is tuple:
+        item = get_args(kind)[0]
+        if not isinstance(value, (list, tuple)):
+            raise ScenarioError(f"'{where}' must be a list of tables, each written [[{where}]], but is {value!r}")
+        return tuple(_convert(item, part, f"{where}[{at}]", elsewhere) for at, part in enumerate(value, 1))
     if get_origin(kind) is dict:
         item = get_args(kind)[1]
         if not isinstance(value, dict):

@@ -18,7 +18,7 @@ FLOORS = [
     ["symmetry", "coverage", "rules"],
     ["batchnorm"],
     ["train", "evaluate", "wire"],
-    ["cohort", "batched"],
+    ["cohort", "batched", "phases"],
     ["round", "cost"],
     ["worker"],
     ["liveness"],

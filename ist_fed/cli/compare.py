@@ -14,6 +14,7 @@ from ist_fed.cost import cost
 from ist_fed.errors import ScenarioError
 from ist_fed.report import comparison_rows, write_comparison
 from ist_fed.rules import Node, plan_round
+from ist_fed.run import Run
 from ist_fed.scenario import Scenario
 from ist_fed.tasks import load_task
 
@@ -38,7 +39,7 @@ def compare(
     runs = [train_or_go_on(scenario, folder / scenario.name) for scenario in wanted]
     rows = comparison_rows(runs, target)
     for row, run in zip(rows, runs, strict=True):
-        row |= _arithmetic(run.scenario, row)
+        row |= _arithmetic(run, row)
     page = write_comparison(runs, rows, folder, target)
     if output is Format.json:
         print(json.dumps({"rows": rows, "page": str(page)}))
@@ -61,8 +62,19 @@ def _check_comparable(scenarios: list[Scenario]) -> None:
             )
 
 
-def _arithmetic(scenario: Scenario, row: dict[str, Any]) -> dict[str, Any]:
+def _arithmetic(run: Run, row: dict[str, Any]) -> dict[str, Any]:
     """Floating-point operations of one client, on average: in all, and until the target."""
+    phases, reached = [(line["round"], line.get("phase", 0)) for line in run.metrics()], row["target_round"]
+    a_round = {phase: _flops(run.scenario.during(phase)) for _, phase in phases}
+    until = None if reached is None else sum(a_round[phase] for round, phase in phases if round <= reached)
+    return {
+        "gflops_per_client": sum(a_round[phase] for _, phase in phases) / 1e9,
+        "target_gflops_per_client": None if until is None else until / 1e9,
+    }
+
+
+def _flops(scenario: Scenario) -> float:
+    """Floating-point operations of the mean client in a round."""
     task = load_task(scenario.task, scenario.options)
     nodes = [Node(client) for client in range(scenario.clients)]
     plan = plan_round(scenario.make_rule(), 1, nodes, scenario.sizes, scenario.seed)
@@ -70,12 +82,7 @@ def _arithmetic(scenario: Scenario, row: dict[str, Any]) -> dict[str, Any]:
         cost(task, {axis: len(held) for axis, held in units.items()}, scenario.training).flops * len(cohort)
         for units, cohort in zip(plan.subnets, plan.cohorts, strict=True)
     )
-    a_round = total / len(plan) * scenario.local_steps
-    reached = row["target_round"]
-    return {
-        "gflops_per_client": a_round * scenario.rounds / 1e9,
-        "target_gflops_per_client": None if reached is None else a_round * reached / 1e9,
-    }
+    return total / len(plan) * scenario.local_steps
 
 
 def _show(rows: list[dict[str, Any]], target: float | None) -> None:

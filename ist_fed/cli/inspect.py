@@ -1,7 +1,7 @@
 """`ist-fed inspect`: what a scenario would train and cost, worked out without training."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,9 +14,11 @@ from ist_fed.axes import describe, infer
 from ist_fed.cli.arguments import Format, OutputFormat, ScenarioPath, Settings, find_scenario
 from ist_fed.cost import cost
 from ist_fed.coverage import Coverage
+from ist_fed.phases import Course, Terms
+from ist_fed.report.numbers import rule_text
 from ist_fed.rules import Node, Plan, plan_round
 from ist_fed.scenario import Scenario
-from ist_fed.tasks import load_task
+from ist_fed.tasks import Task, load_task
 
 
 def inspect(scenario: ScenarioPath, settings: Settings = None, output: OutputFormat = Format.text) -> None:
@@ -29,31 +31,60 @@ def inspect(scenario: ScenarioPath, settings: Settings = None, output: OutputFor
 
 
 def describe_scenario(scenario: Scenario) -> dict[str, Any]:
-    """The axes table, each subnet's sizes and costs in the first round, the full network's, and the coverage.
+    """The axes table, each subnet's sizes and costs in the first round, the full network's, the coverage, and phases.
 
-    Bytes are of one direction of one round; memory and flops are of one local step.
+    Phases and coverage are those of a run in which no phase ends before its time. Bytes are of one direction of one
+    round; memory and flops are of one local step.
     """
     task = load_task(scenario.task, scenario.options)
     axes = infer(task.build, scenario.sizes, task.declared)
     shapes = arrays_of(build_on_meta(task.build, scenario.sizes))
     coverage = Coverage(shapes, axes, scenario.sizes)
-    reached = []
+    reached, rounds = [], _phases(scenario)
     for round in range(1, scenario.rounds + 1):
-        for units in _plan(scenario, round, coverage.trained).subnets:
+        for units in _plan(scenario.during(rounds[round]), round, coverage.trained).subnets:
             coverage.mark(units)
         reached.append(coverage.fraction())
-    plan = _plan(scenario, 1)
-    subnets = []
-    for units, cohort in zip(plan.subnets, plan.cohorts, strict=True):
-        sizes = {axis: len(held) for axis, held in units.items()}
-        subnets.append({"clients": len(cohort), "sizes": sizes, **asdict(cost(task, sizes, scenario.training))})
     return {
         "scenario": scenario.name,
         "axes": {name: {"dims": describe(axes[name]), "shape": list(shapes[name].shape)} for name in axes},
         "full": {"sizes": scenario.sizes, **asdict(cost(task, scenario.sizes, scenario.training))},
-        "subnets": subnets,
+        "subnets": _subnets(scenario.during(rounds[1]), task, 1),
         "coverage": reached,
+        "phases": [_phase(scenario, task, n, [r for r in rounds if rounds[r] == n]) for n in _numbers(rounds)],
     }
+
+
+def _phases(scenario: Scenario) -> dict[int, int]:
+    """Round → its phase, or 0 where there are none."""
+    plain = Terms(rule=scenario.make_rule(), local_steps=scenario.local_steps, training=scenario.training)
+    course, rounds = Course(scenario.make_phases(), plain), scenario.rounds
+    return {round: course.number(round, rounds) if scenario.phases else 0 for round in range(1, rounds + 1)}
+
+
+def _numbers(rounds: Mapping[int, int]) -> list[int]:
+    return sorted(set(rounds.values()) - {0})
+
+
+def _phase(scenario: Scenario, task: Task, number: int, rounds: Sequence[int]) -> dict[str, Any]:
+    own = scenario.during(number)
+    return {
+        "phase": number,
+        "rounds": [rounds[0], rounds[-1]],
+        "until": scenario.phases[number - 1].until,
+        "rule": own.rule,
+        "local_steps": own.local_steps,
+        "training": asdict(own.training),
+        "subnets": _subnets(own, task, rounds[0]),
+    }
+
+
+def _subnets(scenario: Scenario, task: Task, round: int) -> list[dict[str, Any]]:
+    plan, subnets = _plan(scenario, round), []
+    for units, cohort in zip(plan.subnets, plan.cohorts, strict=True):
+        sizes = {axis: len(held) for axis, held in units.items()}
+        subnets.append({"clients": len(cohort), "sizes": sizes, **asdict(cost(task, sizes, scenario.training))})
+    return subnets
 
 
 def _plan(scenario: Scenario, round: int, trained: Mapping[str, Tensor] | None = None) -> Plan:
@@ -67,8 +98,29 @@ def _show(facts: dict[str, Any]) -> None:
     for name, entry in facts["axes"].items():
         table.add_row(name, entry["dims"], " × ".join(map(str, entry["shape"])) or "scalar")
     console.print(table)
-    full, kinds = facts["full"], _kinds(facts["subnets"])
-    table = Table("", title="what a client holds in round 1, against the full network")
+    for phase in facts["phases"]:
+        console.print(_described(phase))
+        _show_subnets(console, facts["full"], phase["subnets"], phase["rounds"][0])
+    if not facts["phases"]:
+        _show_subnets(console, facts["full"], facts["subnets"], 1)
+    for share in (0.5, 0.95, 0.999):
+        reached = (number for number, value in enumerate(facts["coverage"], 1) if value >= share)
+        console.print(f"{share:.1%} of the weights are trained at least once after round {next(reached, '—')}")
+
+
+def _described(phase: Mapping[str, Any]) -> str:
+    first, last = phase["rounds"]
+    until = " and ".join(f"{metric} is {value}" for metric, value in phase["until"].items())
+    return (
+        f"phase {phase['phase']}: rounds {first} to {last}{f', or until {until}' if until else ''}; "
+        f"rule {rule_text(phase['rule'])}, {phase['local_steps']} local steps of {phase['training']['optimizer']}, "
+        f"learning rate {phase['training']['lr']} ({phase['training']['schedule']})"
+    )
+
+
+def _show_subnets(console: Console, full: Mapping[str, Any], subnets: list[dict[str, Any]], round: int) -> None:
+    kinds = _kinds(subnets)
+    table = Table("", title=f"what a client holds in round {round}, against the full network")
     for clients, _ in kinds:
         table.add_column(f"{clients} client{'s' * (clients > 1)}, each", justify="right")
     table.add_column("full network", justify="right")
@@ -77,9 +129,6 @@ def _show(facts: dict[str, Any]) -> None:
     for key, (words, show) in _COSTS.items():
         table.add_row(words, *(_share(subnet[key], full[key], show) for _, subnet in kinds), show(full[key]))
     console.print(table)
-    for share in (0.5, 0.95, 0.999):
-        reached = (number for number, value in enumerate(facts["coverage"], 1) if value >= share)
-        console.print(f"{share:.1%} of the weights are trained at least once after round {next(reached, '—')}")
 
 
 def _kinds(subnets: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:

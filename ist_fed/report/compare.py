@@ -82,7 +82,7 @@ def _row(run: Run, lines: Sequence[Line], target: float | None) -> dict[str, Any
         "final": final_of(lines, model_of(run)),
         "best": best[1] if best else None,
         "mb_per_client": megabytes_of(lines)[-1],
-        "steps_per_client": run.scenario.local_steps * len(lines),
+        "steps_per_client": sum(run.scenario.during(line.get("phase", 0)).local_steps for line in lines),
         "target_round": at,
         "target_mb_per_client": moved,
     }

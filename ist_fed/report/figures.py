@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ist_fed.report.canvas import Picture, Theme, canvas, frame, plain
@@ -52,6 +53,10 @@ def _learning(theme: Theme, lines: Sequence[Line], megabytes: bool) -> "Figure":
     score_axis(top, metric)
     curve(frame(bottom, theme), x, values_of(lines, "loss"), theme.palette[0], "whole network, held-out data")
     curve(bottom, x, values_of(lines, "train_loss"), theme.palette[5], "subnets, clients' data", style="--")
+    for before, after in pairwise(range(len(lines))):
+        if lines[before].get("phase") != lines[after].get("phase"):
+            for axes in (top, bottom):
+                axes.axvline((x[before] + x[after]) / 2, color=theme.ink, linestyle=":", linewidth=1)
     bottom.set_ylabel("loss")
     bottom.set_ylim(bottom=0 if _lowest(lines) >= 0 else None)
     # Above the panel: inside it a legend would lie on the curves.

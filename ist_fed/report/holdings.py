@@ -15,13 +15,15 @@ from ist_fed.scenario import Scenario
 
 def plans_of(scenario: Scenario, lines: Sequence[Line]) -> list[Plan]:
     """The plan of each line's round, its nodes named by the clients' own numbers."""
-    rule, plans, trained = scenario.make_rule(), [], untrained(scenario.sizes)
+    plans, trained = list[Plan](), untrained(scenario.sizes)
+    rules = {phase: scenario.during(phase).make_rule() for phase in {line.get("phase", 0) for line in lines}}
     for line in lines:
         clients = line["clients"]
         if len(set(clients)) < len(clients):
             clients = range(len(clients))  # two devices were given one number; places tell them apart
         limits = line.get("limits", [1.0] * len(clients))
         nodes = [Node(*node) for node in zip(clients, line["capacities"], limits, strict=True)]
+        rule = rules[line.get("phase", 0)]
         plans.append(plan_round(rule, line["round"], nodes, scenario.sizes, scenario.seed, trained))
         for number in _brought_back(plans[-1], line):
             count_trained(trained, plans[-1].subnets[number])
@@ -115,12 +117,13 @@ def expected_coverage(
     equal groups p is 1 where one axis splits an array, and 1/n where two do.
 
     Returns:
-        Shares from 0 to 1; None where the rule does not draw afresh, or an axis splits an array twice.
+        Shares from 0 to 1; None with phases, where the rule does not draw afresh, or where an axis splits an array
+        twice.
 
     Source: Yuan et al., PVLDB 15(8), 2022 (disjoint groups, one draw an axis); independence gives the power.
     """
     rule = scenario.make_rule()
-    if network is None or not (isinstance(rule, Disjoint) and rule.keep == 1):
+    if network is None or scenario.phases or not (isinstance(rule, Disjoint) and rule.keep == 1):
         return None
     if any(len(set(key)) < len(key) for key in network.coordinates):
         return None

@@ -13,6 +13,7 @@ from ist_fed.report.figures import phases
 from ist_fed.report.holdings import Holdings, followed
 from ist_fed.report.numbers import amount, count, percent, rule_text, score, size
 from ist_fed.report.page import Html, figure, fold, pair, paragraph, table, tag
+from ist_fed.report.stretches import gone_through
 from ist_fed.report.units import AXES, ROUNDS
 
 _REASONS, _LETTERS = 50, 300  # rows of the table of refused replies, and of a reason: clients write them
@@ -91,6 +92,7 @@ def learning(facts: Facts, drawn: dict[str, Drawn]) -> list[Html]:
             "It is measured on the whole network, put together on the server; the clients' loss is that of their own "
             "subnets on their own data, so the two need not agree.",
         ),
+        *gone_through(facts),
         pair(
             figure(drawn["learning-rounds"], "Against rounds: how fast it learnt."),
             figure(drawn["learning-megabytes"], "Against megabytes per client: what learning cost in traffic."),
