@@ -32,6 +32,7 @@ class Assignment:
         local_steps: how many steps to take.
         lr: learning rate of this round.
         training: optimiser, batch size, clipping.
+        scales: layer → what its inputs are multiplied by.
     """
 
     round: int
@@ -43,6 +44,7 @@ class Assignment:
     local_steps: int
     lr: float
     training: Training
+    scales: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def sizes(self) -> dict[str, int]:

@@ -18,6 +18,7 @@ from ist_fed.arrays import arrays_of, build_on_meta
 from ist_fed.batches import fetch, length
 from ist_fed.device import shares_memory
 from ist_fed.errors import IstFedError, TaskError
+from ist_fed.rescale import scalable, scaled_inputs
 from ist_fed.tasks import Batch, Task
 from ist_fed.train import Amp, Step, Training
 
@@ -98,9 +99,11 @@ def _two_steps(
                 inputs, targets = (torch.empty(shape, dtype=dtype) for shape, dtype in shapes)
             # fp16 takes the memory of bf16; its scaler would ask whether numbers are finite, and there are none.
             step = Step(model, task, training, lr=1.0, amp="bf16" if amp else None)
-            with FlopCounterMode(display=False) as counter:
+            scales = dict.fromkeys(scalable(model), 1.0) if training.rescale != "none" else {}  # at most
+            with scaled_inputs(model, scales):
+                with FlopCounterMode(display=False) as counter:
+                    step((inputs, targets))
                 step((inputs, targets))
-            step((inputs, targets))
     except IstFedError:
         raise
     except Exception as error:  # of the task's own code

@@ -130,9 +130,14 @@ class Course:
         return [f"phase {n}: {text}" for n, text in enumerate(told, 1)] if len(told) > 1 else told
 
     @property
+    def trainings(self) -> list[Training]:
+        """Of each phase."""
+        return [terms.training for terms in self._terms]
+
+    @property
     def heaviest(self) -> Training:
-        """Of all phases' trainings the one that takes most memory, by which clients say what they can hold."""
-        return max((terms.training for terms in self._terms), key=lambda own: (own.batch_size, own.optimizer != "sgd"))
+        """The training that takes most memory, by which clients say what they can hold."""
+        return max(self.trainings, key=lambda own: (own.batch_size, own.optimizer != "sgd", own.rescale != "none"))
 
     def after(self, round: int, rounds: int | None, metrics: Mapping[str, Any]) -> None:
         """Learn metrics of a round, all at once or some by some; one that is None is not known."""

@@ -20,6 +20,7 @@ from ist_fed.coverage import Coverage
 from ist_fed.errors import RoundError
 from ist_fed.exchange import exchange
 from ist_fed.phases import Course, Phase, Terms
+from ist_fed.rescale import Rescaling
 from ist_fed.roster import Roster, Weighting
 from ist_fed.round import Round, RoundReport
 from ist_fed.rules import Node, Rule, plan_round
@@ -76,7 +77,8 @@ class IndependentSubnetTraining(Strategy):
         if local_steps < 1 or min_nodes < 1 or min_replies < 1:
             raise ValueError("local_steps, min_nodes and min_replies must be at least 1")
         self.axes, self.sizes = infer(build, sizes, declared), dict(sizes)
-        self._template = arrays_of(build_on_meta(build, sizes))
+        model = build_on_meta(build, sizes)
+        self._template, self._rescaling = arrays_of(model), Rescaling(model, self.axes)
         self.coverage = Coverage(self._template, self.axes, self.sizes)
         plain = Terms(rule=rule, local_steps=local_steps, training=training or Training())
         self.course = Course(phases, plain)
@@ -172,6 +174,8 @@ class IndependentSubnetTraining(Strategy):
         """Log what is trained and how."""
         for text in self.course.summary():
             logger.info("%s, sizes %s", text, self.sizes)
+        if any(own.rescale == "auto" for own in self.course.trainings):
+            logger.info("%s", self._rescaling)
 
     # --- One round ----------------------------------------------------------------------------------------------------
 
@@ -203,6 +207,9 @@ class IndependentSubnetTraining(Strategy):
                 local_steps=terms.local_steps,
                 lr=learning_rate(terms.training, number, self._rounds or number),
                 training=terms.training,
+                scales=self._rescaling.scales(
+                    terms.training.rescale, self.sizes, {axis: len(held) for axis, held in units.items()}
+                ),
             )
             for units, cohort in zip(plan.subnets, plan.cohorts, strict=True)
         )
@@ -224,6 +231,7 @@ class IndependentSubnetTraining(Strategy):
                     "local_steps": asked.local_steps,
                     "lr": asked.lr,
                     "training": asdict(asked.training),
+                    **({"scales": asked.scales} if asked.scales else {}),
                 }
                 for node in asked.nodes:
                     nonce = wire.new_nonce()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from math import cos, isfinite, pi
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
 }
+
+Rescale = Literal["none", "sqrt", "full", "auto"]
+"""What a narrow network's hidden inputs are multiplied by while it trains; see `rescale`."""
 
 Amp = Literal["bf16", "fp16"]
 """Mixed precision: the type in which the forward pass computes what gains by it. Weights stay float32."""
@@ -43,6 +46,9 @@ class Training:
         clip_norm: largest norm of the whole gradient; 0 does not clip.
         schedule: learning rate over rounds: `constant`, or `cosine` from `lr` down to zero after the last round.
         warmup: rounds in which the learning rate rises linearly to `lr`.
+        rescale: what a narrow network's hidden inputs are multiplied by while it trains: `none`, by the ratio of the
+            full width to its own (`full`) or the root of that (`sqrt`), or what suits the network's norms (`auto`). The
+            server says how much that is in each order.
     """
 
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -53,6 +59,7 @@ class Training:
     clip_norm: float = 0.0
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: int = 0
+    rescale: Rescale = "none"
 
     def __post_init__(self) -> None:
         """Refuse a value out of its range."""
@@ -60,6 +67,8 @@ class Training:
             raise ValueError(f"optimizer must be one of {', '.join(sorted(OPTIMIZERS))}, but is {self.optimizer!r}")
         if self.schedule not in ("constant", "cosine"):
             raise ValueError(f"schedule must be constant or cosine, but is {self.schedule!r}")
+        if self.rescale not in get_args(Rescale):
+            raise ValueError(f"rescale must be one of {', '.join(get_args(Rescale))}, but is {self.rescale!r}")
         for key, least in (("batch_size", 1), ("warmup", 0)):
             if type(value := getattr(self, key)) is not int or value < least:
                 raise ValueError(f"{key} must be a whole number, at least {least}, but is {value!r}")

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,7 @@ from ist_fed.device import format_bytes, free_memory, return_freed_memory
 from ist_fed.errors import IstFedError, TaskError, TrainingError, WireError
 from ist_fed.evaluate import network
 from ist_fed.flat import Flat
+from ist_fed.rescale import scaled_inputs
 from ist_fed.seeds import generator
 from ist_fed.tasks.task import Batch, Task
 from ist_fed.train import AMP, Amp, Training, train
@@ -107,12 +109,26 @@ class Worker:
         model = network(self._task, order.sizes, order.arrays, self._device)
         order = replace(order, arrays=Flat((), ()))  # they are in the network now, and their memory is needed
         loss, seconds = self.local_steps(
-            model, training, seed=order.seed, round=order.round, lr=order.lr, steps=order.local_steps
+            model,
+            training,
+            seed=order.seed,
+            round=order.round,
+            lr=order.lr,
+            steps=order.local_steps,
+            scales=order.scales,
         )
         return wire.reply_message(order, arrays_of(model), loss=loss, seconds=seconds, reply_to=message)
 
     def local_steps(
-        self, model: nn.Module, training: Training, *, seed: int, round: int, lr: float, steps: int
+        self,
+        model: nn.Module,
+        training: Training,
+        *,
+        seed: int,
+        round: int,
+        lr: float,
+        steps: int,
+        scales: Mapping[str, float] | None = None,
     ) -> tuple[float, float]:
         """Train a network on this client's examples, in place; the mean loss, and the seconds that took.
 
@@ -121,7 +137,8 @@ class Worker:
         """
         rng = generator(seed, round, "batches", self._profile.client)
         started = time.perf_counter()
-        loss = train(model, self._task, self.data, training, lr=lr, steps=steps, rng=rng, amp=self._amp)
+        with scaled_inputs(model, scales or {}):
+            loss = train(model, self._task, self.data, training, lr=lr, steps=steps, rng=rng, amp=self._amp)
         seconds = time.perf_counter() - started
         parameters = sum(parameter.numel() for parameter in model.parameters())
         self._step_seconds = seconds / steps / max(1, parameters) * 1e6

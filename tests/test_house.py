@@ -18,6 +18,7 @@ FLOORS = [
     ["symmetry", "coverage", "rules"],
     ["batchnorm"],
     ["train", "evaluate", "wire"],
+    ["rescale"],
     ["cohort", "batched", "phases"],
     ["round", "cost"],
     ["worker"],

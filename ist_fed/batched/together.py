@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ist_fed.arrays import Arrays, arrays_of
 from ist_fed.batched.factored import Factored, History
 from ist_fed.batched.indata import Examples, InData
+from ist_fed.rescale import scale_inputs
 from ist_fed.tasks.task import Batch, Task
 from ist_fed.train import OPTIMIZERS, Training, optimizer_options, unsound
 
@@ -49,6 +50,7 @@ def train_together(
     steps: int,
     factored: Collection[str] = (),
     in_data: tuple[str, Examples] | None = None,
+    scales: Mapping[str, float] | None = None,
 ) -> Trained:
     """Take the local steps of several cohorts of equally many clients, all of one size of subnet.
 
@@ -64,6 +66,7 @@ def train_together(
         factored: names of `Linear`s whose weights are kept as factors; with SGD only.
         in_data: name of the one that is written in terms of the examples, and these; `batches` then need not give the
             inputs' numbers.
+        scales: layer → what its inputs are multiplied by.
 
     Raises:
         NotTogether: it cannot be done so, or fails for some client; nothing has been changed but `model`.
@@ -75,6 +78,7 @@ def train_together(
     if in_data:
         make[in_data[0]] = partial(_in_data, history, in_data[1])
     layers = {name: _replace(model, name, make[name], starting) for name in make}
+    scale_inputs(model, scales or {})
     whole = _Loss(model, task).train()
     own = {name: array.detach() for name, array in arrays_of(whole).items()}
     state = {name: starting[name.removeprefix("model.")].repeat_interleave(each, 0) for name in own}

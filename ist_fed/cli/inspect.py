@@ -16,6 +16,7 @@ from ist_fed.cost import cost
 from ist_fed.coverage import Coverage
 from ist_fed.phases import Course, Terms
 from ist_fed.report.numbers import rule_text
+from ist_fed.rescale import Rescaling
 from ist_fed.rules import Node, Plan, plan_round
 from ist_fed.scenario import Scenario
 from ist_fed.tasks import Task, load_task
@@ -38,7 +39,8 @@ def describe_scenario(scenario: Scenario) -> dict[str, Any]:
     """
     task = load_task(scenario.task, scenario.options)
     axes = infer(task.build, scenario.sizes, task.declared)
-    shapes = arrays_of(build_on_meta(task.build, scenario.sizes))
+    model = build_on_meta(task.build, scenario.sizes)
+    shapes = arrays_of(model)
     coverage = Coverage(shapes, axes, scenario.sizes)
     reached, rounds = [], _phases(scenario)
     for round in range(1, scenario.rounds + 1):
@@ -51,8 +53,16 @@ def describe_scenario(scenario: Scenario) -> dict[str, Any]:
         "full": {"sizes": scenario.sizes, **asdict(cost(task, scenario.sizes, scenario.training))},
         "subnets": _subnets(scenario.during(rounds[1]), task, 1),
         "coverage": reached,
+        "rescale": _rescale(scenario, Rescaling(model, axes)),
         "phases": [_phase(scenario, task, n, [r for r in rounds if rounds[r] == n]) for n in _numbers(rounds)],
     }
+
+
+def _rescale(scenario: Scenario, rescaling: Rescaling) -> str:
+    """How hidden inputs are rescaled, in words; by phases, where they differ."""
+    each = [scenario.during(number).training.rescale for number in range(1, len(scenario.phases) + 1)]
+    asked = dict.fromkeys(each or [scenario.training.rescale])
+    return "; ".join(str(rescaling) if how == "auto" else f"rescale = {how}" for how in asked)
 
 
 def _phases(scenario: Scenario) -> dict[int, int]:
@@ -103,6 +113,7 @@ def _show(facts: dict[str, Any]) -> None:
         _show_subnets(console, facts["full"], phase["subnets"], phase["rounds"][0])
     if not facts["phases"]:
         _show_subnets(console, facts["full"], facts["subnets"], 1)
+    console.print(facts["rescale"])
     for share in (0.5, 0.95, 0.999):
         reached = (number for number, value in enumerate(facts["coverage"], 1) if value >= share)
         console.print(f"{share:.1%} of the weights are trained at least once after round {next(reached, '—')}")

@@ -161,6 +161,7 @@ class LocalGrid(InProcessGrid):
             steps=job.steps,
             factored=choice.factored,
             in_data=(choice.in_data, self._pool.in_data(nodes, orders)) if choice.in_data else None,
+            scales=asked.scales,
         )
         losses = trained.losses.double().mean(0).cpu().numpy().reshape(len(chunk), -1)
         seconds = (time.perf_counter() - began) / len(chunk)
@@ -185,7 +186,13 @@ class LocalGrid(InProcessGrid):
         try:
             model = network(self._task, asked.sizes, asked.arrays, self.device)
             loss, seconds = self._client(node).local_steps(
-                model, asked.training, seed=asked.seed, round=asked.round, lr=asked.lr, steps=asked.local_steps
+                model,
+                asked.training,
+                seed=asked.seed,
+                round=asked.round,
+                lr=asked.lr,
+                steps=asked.local_steps,
+                scales=asked.scales,
             )
             arrays = joined(arrays_of(model))
         except Exception as error:

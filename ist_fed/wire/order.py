@@ -3,8 +3,8 @@
 import json
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
-from math import isfinite
+from dataclasses import dataclass, field
+from math import inf, isfinite
 from typing import Any
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -30,6 +30,7 @@ class Order:
         local_steps: how many steps to take.
         lr: learning rate of this round.
         training: the other fields of `Training`.
+        scales: layer → what its inputs are multiplied by, for the subnet is narrow.
     """
 
     round: int
@@ -41,6 +42,7 @@ class Order:
     local_steps: int
     lr: float
     training: dict[str, Any]
+    scales: dict[str, float] = field(default_factory=dict)
 
 
 def new_nonce() -> str:
@@ -100,6 +102,8 @@ def _check_order(order: Order) -> None:
         "local_steps": type(order.local_steps) is int and order.local_steps >= 1,
         "lr": type(order.lr) is float and isfinite(order.lr) and order.lr >= 0,
         "training": isinstance(order.training, dict),
+        "scales": isinstance(order.scales, dict)
+        and all(type(scale) is float and 0 < scale < inf for scale in order.scales.values()),
     }
     for key, fits in sound.items():
         if not fits:

@@ -88,6 +88,7 @@ TRAININGS = st.builds(
     weight_decay=st.sampled_from([0.0, 0.01]),
     batch_size=st.sampled_from([4, 7, 100]),
     clip_norm=st.sampled_from([0.0, 0.3]),
+    rescale=st.sampled_from(["none", "sqrt", "full"]),
 )
 RULES = st.sampled_from(
     [rules.Full(), rules.Disjoint(groups=2, min_units=1), rules.Disjoint(groups=5, min_units=1)],

@@ -1,0 +1,116 @@
+"""Rescaling: a narrow network sums fewer hidden inputs than the wide one; while it trains they may be multiplied.
+
+Sources: Dun et al., UAI 2022 (ResIST), which scales what is summed by how much of it there is; LayerNorm and BatchNorm
+before the activation take most of the difference up, but not where hidden units are read by a layer without one.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from math import sqrt
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.utils.hooks import RemovableHandle
+
+from ist_fed.axes import Axes
+from ist_fed.errors import AxesError
+from ist_fed.train import Rescale
+
+
+def scalable(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers whose inputs are summed with weights: linear ones and convolutions, by name.
+
+    Subclasses are left out: what calls them may read their weights and never call them, as torch's attention does.
+    """
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    return {name: module for name, module in model.named_modules() if type(module) in kinds}
+
+
+class Rescaling:
+    """Which layers of a network read hidden units, and what their inputs are multiplied by in a narrow one.
+
+    Args:
+        model: the network, of any size; only its structure is read.
+        axes: the table from `infer`.
+
+    Attributes:
+        auto: what `auto` means for this network.
+        reason: why.
+    """
+
+    def __init__(self, model: nn.Module, axes: Axes) -> None:
+        names: dict[int, str] = {}  # a tied weight stands in the table under its first name
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            names.setdefault(id(parameter), name)
+        self._inputs: dict[str, str] = {}
+        for name, layer in scalable(model).items():
+            assert isinstance(layer, nn.Linear | _ConvNd)
+            dim = axes[names[id(layer.weight)]][0 if isinstance(layer, _ConvTransposeNd) else 1]
+            if dim.axis is not None:
+                self._inputs[name] = dim.axis
+        self.auto, self.reason = _auto(model)
+
+    def __str__(self) -> str:
+        """What `auto` means here, and why."""
+        return f"rescale = auto is {self.auto} for this network: {self.reason}"
+
+    def scales(self, how: Rescale, full: Mapping[str, int], narrow: Mapping[str, int]) -> dict[str, float]:
+        """Layer → what its inputs are multiplied by; a layer that is left out takes them as they are.
+
+        Args:
+            how: `none`, by the ratio of widths (`full`), by its square root (`sqrt`), or `auto`.
+            full: units of each axis of the full network.
+            narrow: units of each axis of the subnet.
+        """
+        how = self.auto if how == "auto" else how
+        if how == "none":
+            return {}
+        ratios = {name: full[axis] / narrow[axis] for name, axis in self._inputs.items() if narrow[axis] < full[axis]}
+        return {name: sqrt(ratio) if how == "sqrt" else ratio for name, ratio in ratios.items()}
+
+
+def _auto(model: nn.Module) -> tuple[Rescale, str]:
+    modules = list(model.modules())
+    if any(isinstance(module, _BatchNorm) for module in modules):
+        return "sqrt", "it has BatchNorm"
+    if any(isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.RMSNorm) for module in modules):
+        return "sqrt", "it has LayerNorm, GroupNorm or RMSNorm"
+    return "sqrt", "it has no normalisation"
+
+
+@contextmanager
+def scaled_inputs(model: nn.Module, scales: Mapping[str, float]) -> Iterator[None]:
+    """As `scale_inputs`, as long as the context lasts."""
+    handles = scale_inputs(model, scales)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def scale_inputs(model: nn.Module, scales: Mapping[str, float]) -> list[RemovableHandle]:
+    """Multiply the inputs of layers.
+
+    Args:
+        model: changed by hooks.
+        scales: layer → number.
+
+    Returns:
+        What removes the hooks.
+
+    Raises:
+        AxesError: the network has no such layer.
+    """
+    layers = dict(model.named_modules())
+    if unknown := scales.keys() - layers.keys():
+        raise AxesError(f"inputs of '{min(unknown)}' are to be rescaled, but the network has no such layer")
+    return [layers[name].register_forward_pre_hook(partial(_multiply, scale)) for name, scale in scales.items()]
+
+
+def _multiply(scale: float, layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    first: Tensor = inputs[0]
+    return (first * scale, *inputs[1:])
