@@ -5,7 +5,7 @@ import json
 import logging
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -21,11 +21,12 @@ logger = logging.getLogger("ist_fed")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state after a round: the wide network, and what of it has been trained."""
+    """The state after a round: the wide network, what of it has been trained, and the moments that the server keeps."""
 
     round: int
     arrays: dict[str, Tensor]
     coverage: dict[str, Tensor]
+    moments: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Checkpoints:
@@ -53,6 +54,7 @@ class Checkpoints:
         """
         tensors = {f"arrays/{name}": array for name, array in state.arrays.items()}
         tensors |= {f"coverage/{name}": marks for name, marks in state.coverage.items()}
+        tensors |= {f"moments/{name}": moment for name, moment in state.moments.items()}
         data = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         stem = self._folder / f"round-{state.round:06d}"
         about = {"round": state.round, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
@@ -105,8 +107,8 @@ def _read_checkpoint(stem: Path, number: int) -> Checkpoint:
         raise ValueError("its bytes are not those that were written")
     if about["round"] != number:
         raise ValueError(f"it says that it is of round {about['round']}")
-    parts: dict[str, dict[str, Tensor]] = {"arrays": {}, "coverage": {}}
+    parts: dict[str, dict[str, Tensor]] = {"arrays": {}, "coverage": {}, "moments": {}}
     for name, tensor in load_tensors(data).items():
         kind, _, rest = name.partition("/")
         parts[kind][rest] = tensor
-    return Checkpoint(number, parts["arrays"], parts["coverage"])
+    return Checkpoint(number, parts["arrays"], parts["coverage"], parts["moments"])

@@ -16,7 +16,6 @@ from ist_fed.checkpoints import Checkpoint
 from ist_fed.device import pick_device
 from ist_fed.errors import Interrupted, ScenarioError, nearest
 from ist_fed.evaluate import evaluate, network, ready
-from ist_fed.phases import Course
 from ist_fed.round import RoundReport
 from ist_fed.rules import Node, plan_round
 from ist_fed.run import Run
@@ -65,18 +64,20 @@ def federate(
         min_replies=scenario.round.min_replies,
         adapt=scenario.round.adapt,
         on_round=recorder,
+        server_optimizer=scenario.server,
         phases=scenario.make_phases(),
     )
     if resume:
         state = run.restore()
         strategy.coverage.load(state.coverage)
+        strategy.server.load(state.moments)
         for line in run.metrics():
             strategy.course.after(line["round"], scenario.rounds, line)
     else:
         run.start_over()
         check_model(scenario, task, strategy)
         state = Checkpoint(0, initial_arrays(scenario, task), strategy.coverage.state())
-    recorder.begin(state, strategy.coverage.state, strategy.course)
+    recorder.begin(state, strategy)
     first_round, first = state.round + 1, [wire.to_record(state.arrays)]
     del state  # nobody holds the first arrays when there are others
     try:
@@ -143,13 +144,12 @@ class _Recorder:
         self._run, self._task, self._on_line = run, task, on_line
         self._device = pick_device(run.scenario.device)
         self._model: nn.Module | None = None
-        self._coverage: Callable[[], Mapping[str, Tensor]] = dict
         self._saved = 0
         self.state = Checkpoint(0, {}, {})
         self._board: Callable[[Line], None] = lambda line: None
 
-    def begin(self, state: Checkpoint, coverage: Callable[[], Mapping[str, Tensor]], course: Course) -> None:
-        self.state, self._saved, self._coverage, self._course = state, state.round, coverage, course
+    def begin(self, state: Checkpoint, strategy: IndependentSubnetTraining) -> None:
+        self.state, self._saved, self._strategy = state, state.round, strategy
         if self._run.scenario.record.tensorboard:
             self._board = open_board(self._run.folder / "tensorboard", state.round)
 
@@ -160,8 +160,8 @@ class _Recorder:
         due = last or report.round % record.evaluate_every == 0
         result = evaluate(self._served(report.arrays), self._task, self._task.test_data()) if due else {}
         evaluated = time.perf_counter()
-        coverage = {name: marks.clone() for name, marks in self._coverage().items()}
-        state = Checkpoint(report.round, report.arrays, coverage)
+        coverage = {name: marks.clone() for name, marks in self._strategy.coverage.state().items()}
+        state = Checkpoint(report.round, report.arrays, coverage, self._strategy.server.state())
         save = last or report.round - self._saved >= record.checkpoint_every
         count = self._run.stage(state) if save else None
         seconds = {**report.seconds, "evaluate": evaluated - started, "record": time.perf_counter() - evaluated}
@@ -210,7 +210,7 @@ class _Recorder:
         return ready(self._model, self._task)
 
     def _line(self, report: RoundReport, result: dict[str, float], seconds: dict[str, float]) -> Line:
-        scenario, course = self._run.scenario, self._course
+        scenario, course = self._run.scenario, self._strategy.course
         return {
             "round": report.round,
             **({"phase": course.number(report.round, scenario.rounds)} if scenario.phases else {}),

@@ -119,7 +119,7 @@ class Round:
         self._pending: list[_Sent] = []
         self._refused: list[Refused] = []
         self._merged = 0
-        self._held: dict[int, Units] = {}
+        self.before, self.held = arrays, dict[int, Units]()  # what it began with; the subnets of which one was merged
         self._losses: list[float] = []
         self._bytes_up = 0
         self._bytes_down = 0
@@ -200,7 +200,7 @@ class Round:
             )
         with self.timed("merge"):
             arrays = self._merge.result()
-            for units in self._held.values():
+            for units in self.held.values():
                 self._coverage.mark(units)
         return RoundReport(
             round=self.number,
@@ -231,7 +231,7 @@ class Round:
             self.times[sent.client.node] = (sent.units, reply.seconds + transfer)
 
     def _hold(self, units: Units) -> None:
-        self._held[id(units)] = units  # a cohort shares one object
+        self.held[id(units)] = units  # a cohort shares one object
 
     def _asked(self, message: Message) -> _Sent | None:
         """The order that a message answers; each is answered once."""

@@ -16,6 +16,7 @@ from ist_fed.errors import ScenarioError, nearest
 from ist_fed.phases import Phase
 from ist_fed.roster import Weighting
 from ist_fed.rules import RULES, Rule
+from ist_fed.server_optimizer import ServerOptimizer
 from ist_fed.tables import from_table, override
 from ist_fed.train import Training
 
@@ -112,6 +113,7 @@ class Scenario:
         round: when a round ends.
         record: what is written down.
         device: where a simulated client trains and the server evaluates: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        server: what the server does with a round's change of the network.
         phases: stretches of rounds that differ from the above, such as dense final rounds.
     """
 
@@ -128,6 +130,7 @@ class Scenario:
     round: Rounds = field(default_factory=Rounds)
     record: Record = field(default_factory=Record)
     device: str = "auto"
+    server: ServerOptimizer = field(default_factory=ServerOptimizer)
     phases: tuple[Stretch, ...] = ()
 
     def __post_init__(self) -> None:

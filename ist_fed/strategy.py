@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from ist_fed.rescale import Rescaling
 from ist_fed.roster import Roster, Weighting
 from ist_fed.round import Round, RoundReport
 from ist_fed.rules import Node, Rule, plan_round
+from ist_fed.server_optimizer import Server, ServerOptimizer
 from ist_fed.subnet import extract
 from ist_fed.train import Training, learning_rate
 
@@ -52,6 +53,7 @@ class IndependentSubnetTraining(Strategy):
             run to run, and so do the results then: neither another engine nor a resumed run gives the same bits.
         on_round: called with the `RoundReport` after each round. What it returns are metrics of the round, as are what
             `evaluate_fn` gives, `train_loss` and `coverage`; they may end a phase.
+        server_optimizer: what the server does with a round's change of the network.
         phases: stretches of rounds that are asked otherwise than the arguments above say.
 
     Source: Yuan et al., PVLDB 15(8), 2022, algorithm 1.
@@ -72,6 +74,7 @@ class IndependentSubnetTraining(Strategy):
         min_replies: int = 1,
         adapt: bool = False,
         on_round: Callable[[RoundReport], Mapping[str, Any] | None] | None = None,
+        server_optimizer: ServerOptimizer | None = None,
         phases: Sequence[Phase] = (),
     ) -> None:
         if local_steps < 1 or min_nodes < 1 or min_replies < 1:
@@ -80,6 +83,8 @@ class IndependentSubnetTraining(Strategy):
         model = build_on_meta(build, sizes)
         self._template, self._rescaling = arrays_of(model), Rescaling(model, self.axes)
         self.coverage = Coverage(self._template, self.axes, self.sizes)
+        parameters = {name for name, _ in model.named_parameters()}
+        self.server = Server(server_optimizer or ServerOptimizer(), parameters, self.axes)
         plain = Terms(rule=rule, local_steps=local_steps, training=training or Training())
         self.course = Course(phases, plain)
         self._seed, self._min_replies, self._on_round = seed, min_replies, on_round
@@ -248,6 +253,7 @@ class IndependentSubnetTraining(Strategy):
                 else:
                     this.take(answer)
         report = this.close(self._min_replies)
+        report = replace(report, arrays=self.server.step(this.before, report.arrays, list(this.held.values())))
         self._roster.learn({node: (share(units, self.sizes), took) for node, (units, took) in this.times.items()})
         told = self._on_round(report) if self._on_round is not None else None
         known = {"train_loss": report.loss, "coverage": report.coverage, **(told or {})}

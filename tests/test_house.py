@@ -15,7 +15,7 @@ FLOORS = [
     ["axes", "models"],
     ["places", "tasks"],
     ["subnet", "batches"],
-    ["symmetry", "coverage", "rules"],
+    ["symmetry", "coverage", "rules", "server_optimizer"],
     ["batchnorm"],
     ["train", "evaluate", "wire"],
     ["rescale"],
