@@ -88,7 +88,6 @@ TRAININGS = st.builds(
     weight_decay=st.sampled_from([0.0, 0.01]),
     batch_size=st.sampled_from([4, 7, 100]),
     clip_norm=st.sampled_from([0.0, 0.3]),
-    rescale=st.sampled_from(["none", "sqrt", "full"]),
 )
 RULES = st.sampled_from(
     [rules.Full(), rules.Disjoint(groups=2, min_units=1), rules.Disjoint(groups=5, min_units=1)],
@@ -224,6 +223,21 @@ def test_very_many_labels_run_one_by_one_and_that_is_said(caplog: pytest.LogCapt
         auto = federate(task, rules.Full(), 3, "stacked", **options)
     assert tiny.same(auto[-1].arrays, federate(task, rules.Full(), 3, "one by one", **options)[-1].arrays)
     assert "one by one: " in caplog.text
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer", "none"])
+@pytest.mark.parametrize("clip_norm", [0.0, 0.3])
+def test_rescaled_inputs_are_those_of_one_by_one(norm: str, clip_norm: float) -> None:
+    """Layers that are factored take the place of those whose inputs are multiplied."""
+    task, rule = Double(norm=norm, examples=10), rules.Disjoint(groups=2, min_units=1)
+    training = Training(lr=0.01, batch_size=4, clip_norm=clip_norm, weight_decay=0.01, rescale="full")
+    plain = federate(task, rule, 4, "one by one", training=dataclasses.replace(training, rescale="none"))
+    alone = federate(task, rule, 4, "one by one", training=training)
+    assert apart(plain[-1].arrays, alone[-1].arrays) > 1e-4
+    for way in WAYS:
+        together = federate(task, rule, 4, way, training=training)
+        assert apart(alone[-1].arrays, together[-1].arrays) < 1e-10
+        assert together[-1].loss == pytest.approx(alone[-1].loss, rel=1e-9)
 
 
 @pytest.mark.parametrize("norm", ["batch", "layer", "none"])
