@@ -5,9 +5,9 @@ subnets themselves, and to return what a whole cohort makes of one: then nothing
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -50,6 +50,19 @@ class Assignment:
     def sizes(self) -> dict[str, int]:
         """Units of each axis."""
         return {axis: len(held) for axis, held in self.units.items()}
+
+    @cached_property
+    def order(self) -> dict[str, Any]:
+        """What a message says of it, besides the arrays and the nonce."""
+        return {
+            "round": self.round,
+            "seed": self.seed,
+            "sizes": self.sizes,
+            "local_steps": self.local_steps,
+            "lr": self.lr,
+            "training": asdict(self.training),
+            **({"scales": dict(self.scales)} if self.scales else {}),
+        }
 
     @cached_property
     def size(self) -> int:

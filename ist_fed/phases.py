@@ -75,6 +75,29 @@ class Phase:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """One of `[[phases]]`; what is left out is as in the rest of the scenario.
+
+    Args:
+        rounds: how many at most; 0 is what the other phases leave, and the last lasts to the end of the run.
+        until: metric and value, such as `{ accuracy = 0.95 }`: the phase ends once it is reached.
+        rule: another rule, or without `name` other fields of the scenario's.
+        local_steps: steps a client takes in a round; 0 is the scenario's.
+        training: what is different in `[training]`.
+    """
+
+    rounds: int = 0
+    until: dict[str, float] = field(default_factory=dict)
+    rule: dict[str, Any] = field(default_factory=dict)
+    local_steps: int = 0
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a value out of its range."""
+        Phase(rounds=self.rounds, until=self.until, local_steps=self.local_steps or None)
+
+
 class Course:
     """Which phase a round belongs to: a function of its number, of the run's length and of the metrics so far.
 
@@ -115,7 +138,7 @@ class Course:
                     f"which Flower's hooks do not say; run this strategy's own start(), or give the phase its rounds"
                 )
             else:
-                last = rounds - sum(later.rounds for later in self.phases[number:])
+                last = max(last, rounds - sum(later.rounds for later in self.phases[number:]))
             if round <= last:
                 return number
         return len(self.phases)

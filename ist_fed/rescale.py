@@ -1,7 +1,8 @@
 """Rescaling: a narrow network sums fewer hidden inputs than the wide one; while it trains they may be multiplied.
 
-Sources: Dun et al., UAI 2022 (ResIST), which scales what is summed by how much of it there is; LayerNorm and BatchNorm
-before the activation take most of the difference up, but not where hidden units are read by a layer without one.
+A normalisation behind a layer undoes a factor, so with norms it is mostly the last layer that notices.
+
+Source: Dun et al., UAI 2022 (ResIST), which scales sums over blocks by how many of them are there.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.hooks import RemovableHandle
 
 from ist_fed.axes import Axes
@@ -72,13 +74,20 @@ class Rescaling:
         return {name: sqrt(ratio) if how == "sqrt" else ratio for name, ratio in ratios.items()}
 
 
+_NORMS = (_BatchNorm, _InstanceNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
 def _auto(model: nn.Module) -> tuple[Rescale, str]:
-    modules = list(model.modules())
-    if any(isinstance(module, _BatchNorm) for module in modules):
-        return "sqrt", "it has BatchNorm"
-    if any(isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.RMSNorm) for module in modules):
-        return "sqrt", "it has LayerNorm, GroupNorm or RMSNorm"
-    return "sqrt", "it has no normalisation"
+    """A norm says none and no norm says full, for so it was measured.
+
+    Digits, an MLP 64-512-512-10, 20 rounds of 10 steps, 3 seeds; mean accuracy in percent of none, sqrt and full. With
+    BatchNorm, 8 groups, learning rate 0.1: 97.0, 96.9, 95.2. With LayerNorm, 4 groups, 0.1: 96.3, 95.9, 9.0. Without a
+    norm, 8 groups, 0.03: 39.7, 81.6, 94.4.
+    """
+    norms = {type(module).__name__ for module in model.modules() if isinstance(module, _NORMS)}
+    if norms:
+        return "none", f"it has {' and '.join(sorted(norms))}, which absorbs that narrow sums are smaller"
+    return "full", "it has no normalisation to absorb that narrow sums are smaller"
 
 
 @contextmanager

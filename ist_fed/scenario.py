@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 import tomli_w
 
 from ist_fed.errors import ScenarioError, nearest
-from ist_fed.phases import Phase
+from ist_fed.phases import Phase, Stretch
 from ist_fed.roster import Weighting
 from ist_fed.rules import RULES, Rule
 from ist_fed.server_optimizer import ServerOptimizer
@@ -70,29 +70,6 @@ class Record:
         for key in ("evaluate_every", "checkpoint_every", "keep"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1, but is {getattr(self, key)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stretch:
-    """One of `[[phases]]`; what is left out is as in the rest of the scenario.
-
-    Args:
-        rounds: how many at most; 0 is what the other phases leave, and the last lasts to the end of the run.
-        until: metric and value, such as `{ accuracy = 0.95 }`: the phase ends once it is reached.
-        rule: another rule, or without `name` other fields of the scenario's.
-        local_steps: steps a client takes in a round; 0 is the scenario's.
-        training: what is different in `[training]`.
-    """
-
-    rounds: int = 0
-    until: dict[str, float] = field(default_factory=dict)
-    rule: dict[str, Any] = field(default_factory=dict)
-    local_steps: int = 0
-    training: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Refuse a value out of its range."""
-        Phase(rounds=self.rounds, until=self.until, local_steps=self.local_steps or None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -229,18 +229,9 @@ class IndependentSubnetTraining(Strategy):
             for asked in assignments:
                 parcel = wire.pack(asked.arrays)
                 label = parcel.label()
-                order = {
-                    "round": asked.round,
-                    "seed": asked.seed,
-                    "sizes": asked.sizes,
-                    "local_steps": asked.local_steps,
-                    "lr": asked.lr,
-                    "training": asdict(asked.training),
-                    **({"scales": asked.scales} if asked.scales else {}),
-                }
                 for node in asked.nodes:
                     nonce = wire.new_nonce()
-                    message = wire.order_message(node, parcel, {**order, "nonce": nonce}, config, ttl=timeout)
+                    message = wire.order_message(node, parcel, {**asked.order, "nonce": nonce}, config, ttl=timeout)
                     this.sent(node, asked.units, nonce, label, message)
                     messages.append(message)
         return messages

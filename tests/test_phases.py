@@ -20,11 +20,11 @@ from ist_fed.engines.inprocess import InProcessGrid
 from ist_fed.engines.local import LocalGrid, one_by_one
 from ist_fed.errors import Interrupted, RoundError, ScenarioError
 from ist_fed.federation import Line
-from ist_fed.phases import Course, Phase, Terms
+from ist_fed.phases import Course, Phase, Stretch, Terms
 from ist_fed.report import write_report
 from ist_fed.round import RoundReport
 from ist_fed.run import Run
-from ist_fed.scenario import Record, Scenario, Stretch, parse_scenario
+from ist_fed.scenario import Record, Scenario, parse_scenario
 from ist_fed.train import Training
 from ist_fed.worker import Worker
 

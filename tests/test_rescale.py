@@ -64,7 +64,8 @@ def test_layers_that_sum_hidden_inputs_are_found_and_others_not() -> None:
 def test_auto_follows_the_norms_and_says_so(norm: str) -> None:
     made = rescaling(mlp(4, 2, norm), {"hidden1": 8})
     assert made.scales("auto", {"hidden1": 8}, {"hidden1": 2}) == made.scales(made.auto, {"hidden1": 8}, {"hidden1": 2})
-    assert {"batch": "BatchNorm", "layer": "LayerNorm", "none": "no normalisation"}[norm] in made.reason
+    assert made.auto == ("full" if norm == "none" else "none")
+    assert {"batch": "BatchNorm1d", "layer": "LayerNorm", "none": "no normalisation"}[norm] in made.reason
 
 
 def test_inputs_times_a_number_are_weights_times_it_and_only_for_a_while() -> None:
