@@ -199,7 +199,7 @@ def test_tensorboard_event_files(ist_fed: Command) -> None:
     ("arguments", "says"),
     [
         (["simulate"], "name a scenario"),
-        (["simulate", "digts"], "shipped scenarios are digits"),
+        (["simulate", "digts"], "shipped scenarios are cifar-resnet, digits"),
         (["simulate", "tiny.toml", "--set", "training.lrr=1"], "did you mean 'lr'?"),
         (["simulate", "tiny.toml", "--set", "sizes.hidden1=wide"], "'sizes.hidden1' must be a whole number"),
         (["simulate", "tiny.toml", "--set", "rule.groups=3"], "use at most 2 groups"),
