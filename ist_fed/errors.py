@@ -70,6 +70,10 @@ class FleetOver(FleetRefused):
     """The run that a message belongs to is over; what belongs to it is of no use any more."""
 
 
+class PrivacyError(IstFedError, ValueError):
+    """A guarantee cannot be given as asked, or its budget is spent."""
+
+
 class Interrupted(IstFedError):
     """The run was stopped by the user after its state was saved; the message says how to resume."""
 

@@ -19,7 +19,7 @@ FLOORS = [
     ["batchnorm"],
     ["train", "evaluate", "wire"],
     ["rescale"],
-    ["cohort", "batched", "phases"],
+    ["cohort", "batched", "phases", "privacy"],
     ["round", "cost"],
     ["worker"],
     ["liveness"],
