@@ -5,7 +5,7 @@ subnets themselves, and to return what a whole cohort makes of one: then nothing
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
@@ -45,6 +45,13 @@ class Assignment:
     lr: float
     training: Training
     scales: Mapping[str, float] = field(default_factory=dict)
+
+    def alone(self) -> "tuple[Assignment, ...]":
+        """The same for each node by itself: its outcome is then not mixed with the others'."""
+        return tuple(
+            replace(self, nodes=(node,), weights=(weight,))
+            for node, weight in zip(self.nodes, self.weights, strict=True)
+        )
 
     @cached_property
     def sizes(self) -> dict[str, int]:

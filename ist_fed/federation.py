@@ -1,7 +1,8 @@
 """A scenario, a Grid and a run's folder: train. Every engine calls this; they differ only in the Grid."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from ist_fed.checkpoints import Checkpoint
 from ist_fed.device import pick_device
 from ist_fed.errors import Interrupted, ScenarioError, nearest
 from ist_fed.evaluate import evaluate, network, ready
+from ist_fed.privacy import LEDGER, Central, Ledger, mechanism
 from ist_fed.round import RoundReport
 from ist_fed.rules import Node, plan_round
 from ist_fed.run import Run
@@ -33,7 +35,12 @@ Line = dict[str, Any]
 
 
 def federate(
-    grid: Grid, run: Run, *, resume: bool = False, on_line: Callable[[Line], None] = lambda line: None
+    grid: Grid,
+    run: Run,
+    *,
+    resume: bool = False,
+    on_line: Callable[[Line], None] = lambda line: None,
+    ledgers: Sequence[Path] = (),
 ) -> None:
     """Run a scenario on the clients of a grid, and leave everything in the run's folder.
 
@@ -42,6 +49,7 @@ def federate(
         run: its scenario is run; its folder gets metrics, checkpoints and the final model.
         resume: go on from the newest checkpoint.
         on_line: called with each round's line of metrics.
+        ledgers: files in which the privacy of these clients is counted beside the run's own, whatever the run.
 
     Raises:
         Interrupted: Ctrl-C; a checkpoint of the last whole round was written first.
@@ -51,6 +59,7 @@ def federate(
     run.ask_to_stop(False)  # by whoever stopped it the last time
     task = load_task(scenario.task, scenario.options)
     recorder = _Recorder(run, task, on_line)
+    private = _private(run, ledgers)
     strategy = IndependentSubnetTraining(
         build=task.build,
         sizes=scenario.sizes,
@@ -63,6 +72,7 @@ def federate(
         min_nodes=scenario.round.min_clients or scenario.clients,
         min_replies=scenario.round.min_replies,
         adapt=scenario.round.adapt,
+        privacy=private,
         on_round=recorder,
         server_optimizer=scenario.server,
         phases=scenario.make_phases(),
@@ -77,7 +87,7 @@ def federate(
         run.start_over()
         check_model(scenario, task, strategy)
         state = Checkpoint(0, initial_arrays(scenario, task), strategy.coverage.state())
-    recorder.begin(state, strategy)
+    recorder.begin(state, strategy, private)
     first_round, first = state.round + 1, [wire.to_record(state.arrays)]
     del state  # nobody holds the first arrays when there are others
     try:
@@ -100,6 +110,18 @@ def federate(
         recorder.save()
         raise
     recorder.finish()
+
+
+def _private(run: Run, ledgers: Sequence[Path]) -> Central | None:
+    """What keeps the scenario's promise, if it makes one."""
+    scenario, settings = run.scenario, run.scenario.privacy
+    if settings.mode == "off":
+        return None
+    if settings.mode != "central":
+        raise ScenarioError(f"privacy.mode '{settings.mode}' is not there yet; use 'central' or 'off'")
+    promised = mechanism(settings, scenario.make_rule(), clients=scenario.clients, rounds=scenario.rounds)
+    ledger = Ledger([run.folder / LEDGER, *ledgers], epsilon=settings.epsilon, delta=settings.delta)
+    return Central(promised, ledger)
 
 
 def initial_arrays(scenario: Scenario, task: Task) -> dict[str, Tensor]:
@@ -145,11 +167,12 @@ class _Recorder:
         self._device = pick_device(run.scenario.device)
         self._model: nn.Module | None = None
         self._saved = 0
+        self._private: Central | None = None
         self.state = Checkpoint(0, {}, {})
         self._board: Callable[[Line], None] = lambda line: None
 
-    def begin(self, state: Checkpoint, strategy: IndependentSubnetTraining) -> None:
-        self.state, self._saved, self._strategy = state, state.round, strategy
+    def begin(self, state: Checkpoint, strategy: IndependentSubnetTraining, private: Central | None = None) -> None:
+        self.state, self._saved, self._strategy, self._private = state, state.round, strategy, private
         if self._run.scenario.record.tensorboard:
             self._board = open_board(self._run.folder / "tensorboard", state.round)
 
@@ -211,7 +234,7 @@ class _Recorder:
 
     def _line(self, report: RoundReport, result: dict[str, float], seconds: dict[str, float]) -> Line:
         scenario, course = self._run.scenario, self._strategy.course
-        return {
+        line = {
             "round": report.round,
             **({"phase": course.number(report.round, scenario.rounds)} if scenario.phases else {}),
             "metric": self._task.metric,
@@ -228,3 +251,6 @@ class _Recorder:
             "coverage": report.coverage,
             "seconds": {phase: round(value, 6) for phase, value in seconds.items()},
         }
+        if self._private is not None:
+            line |= {"merged": None, "epsilon": self._private.ledger.epsilon(), "delta": scenario.privacy.delta}
+        return line

@@ -3,10 +3,11 @@
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import fsum, isfinite, nan
+from typing import Protocol
 
 from flwr.app import Message, Metadata
 from torch import Tensor
@@ -44,7 +45,8 @@ class RoundReport:
         clients: the numbers of the clients that were asked, in the rule's order.
         capacities: what their shares followed, in the same order: what they said, or what the times of rounds taught.
         limits: largest fraction of every axis that they can hold.
-        merged: how many replies were merged.
+        merged: how many replies were merged; 0 in a private run, which does not tell that, nor who was refused, a loss
+            or the time of a phase.
         refused: the others.
         loss: mean training loss of the merged replies that say a finite one; NaN if none does.
         bytes_down: of the subnets sent, all clients together.
@@ -89,6 +91,18 @@ class Client:
     link: float = 0.0
 
 
+class Accumulator(Protocol):
+    """Takes parts of the wide network back; `Merge` is one."""
+
+    def add(self, units: Units, part: Mapping[str, Tensor], weight: float = 1.0) -> None:
+        """Take one part; a `WireError` refuses it."""
+        ...
+
+    def result(self) -> dict[str, Tensor]:
+        """The wide network as it is now."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Sent:
     client: Client
@@ -114,16 +128,30 @@ class Round:
     ) -> None:
         self.number, self._clients, self._coverage = number, clients, coverage
         self._by_node = {client.node: client for client in clients}
+        self._private = False
         self.times: dict[int, tuple[Units, float]] = {}  # node → what it held, and the seconds that its round took
-        self._merge = Merge(arrays, axes)
+        self._merge: Accumulator = Merge(arrays, axes)
         self._pending: list[_Sent] = []
         self._refused: list[Refused] = []
         self._merged = 0
         self.before, self.held = arrays, dict[int, Units]()  # what it began with; the subnets of which one was merged
+        self._usual = 0
         self._losses: list[float] = []
         self._bytes_up = 0
         self._bytes_down = 0
         self._seconds: defaultdict[str, float] = defaultdict(float)
+
+    def protect(self, merge: "Accumulator", held: Sequence[Units], size: int) -> None:
+        """Let a private merge take the replies, and tell nothing of who took part.
+
+        Args:
+            merge: takes them instead.
+            held: the units that may have been trained, which everyone may know.
+            size: bytes that all clients together are sent on average.
+        """
+        self._private, self._merge = True, merge
+        self.held = {id(units): units for units in held}
+        self._usual = size
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -148,10 +176,10 @@ class Round:
                 return
             try:
                 reply = wire.open_reply(message, round=self.number, nonce=sent.nonce, label=sent.label)
+                self._merge.add(sent.units, reply.arrays, sent.client.weight)
             except WireError as error:
                 self._refuse(sent.client, str(error))
                 return
-            self._merge.add(sent.units, reply.arrays, sent.client.weight)
             self._count(sent, reply)
 
     def take_outcome(self, outcome: Outcome) -> None:
@@ -191,7 +219,7 @@ class Round:
         self._pending.clear()
         if len(self._refused) > _NAMED:
             logger.warning("round %d: %d more clients were refused", self.number, len(self._refused) - _NAMED)
-        if self._merged < min_replies:
+        if self._merged < min_replies and not self._private:  # who took part decides nothing there
             reasons = Counter(refused.reason for refused in self._refused).most_common(3)
             said = "; ".join(f"{count} × {reason}" for reason, count in reasons) or "nobody was asked"
             raise RoundError(
@@ -202,7 +230,7 @@ class Round:
             arrays = self._merge.result()
             for units in self.held.values():
                 self._coverage.mark(units)
-        return RoundReport(
+        report = RoundReport(
             round=self.number,
             arrays=arrays,
             clients=tuple(client.number for client in self._clients),
@@ -215,6 +243,22 @@ class Round:
             bytes_up=self._bytes_up,
             coverage=self._coverage.fraction(),
             seconds={"train": 0.0, **self._seconds},
+        )
+        return self._veiled(report) if self._private else report
+
+    def _veiled(self, report: RoundReport) -> RoundReport:
+        """What everyone may know: nothing in it depends on who took part, or on what came back but for the arrays."""
+        alike = (1.0,) * len(report.clients)
+        return replace(
+            report,
+            capacities=alike,
+            limits=alike,
+            merged=0,
+            refused=(),
+            loss=nan,
+            bytes_down=self._usual,
+            bytes_up=self._usual,
+            seconds={},
         )
 
     def _count(self, sent: _Sent, reply: wire.Reply) -> None:

@@ -14,6 +14,7 @@ import tomli_w
 
 from ist_fed.errors import ScenarioError, nearest
 from ist_fed.phases import Phase, Stretch
+from ist_fed.privacy import Privacy, check_conditions
 from ist_fed.roster import Weighting
 from ist_fed.rules import RULES, Rule
 from ist_fed.server_optimizer import ServerOptimizer
@@ -89,6 +90,7 @@ class Scenario:
         training: optimiser, learning rate, batch size.
         round: when a round ends.
         record: what is written down.
+        privacy: what is promised to the clients, and what that takes.
         device: where a simulated client trains and the server evaluates: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         server: what the server does with a round's change of the network.
         phases: stretches of rounds that differ from the above, such as dense final rounds.
@@ -106,6 +108,7 @@ class Scenario:
     training: Training = field(default_factory=Training)
     round: Rounds = field(default_factory=Rounds)
     record: Record = field(default_factory=Record)
+    privacy: Privacy = field(default_factory=Privacy)
     device: str = "auto"
     server: ServerOptimizer = field(default_factory=ServerOptimizer)
     phases: tuple[Stretch, ...] = ()
@@ -132,6 +135,7 @@ class Scenario:
                 raise ValueError(
                     f"round.{key} must be at most clients, {self.clients}, but is {getattr(self.round, key)}"
                 )
+        check_conditions(self.privacy, weighting=self.round.weighting, adapt=self.round.adapt, phases=bool(self.phases))
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             raise ValueError(f"device must be auto, cpu, cuda, cuda:1 and so on, or mps, but is {self.device!r}")
 

@@ -20,10 +20,11 @@ from ist_fed.coverage import Coverage
 from ist_fed.errors import RoundError
 from ist_fed.exchange import exchange
 from ist_fed.phases import Course, Phase, Terms
+from ist_fed.privacy import Central
 from ist_fed.rescale import Rescaling
 from ist_fed.roster import Roster, Weighting
 from ist_fed.round import Round, RoundReport
-from ist_fed.rules import Node, Rule, plan_round
+from ist_fed.rules import Node, Plan, Rule, plan_round
 from ist_fed.server_optimizer import Server, ServerOptimizer
 from ist_fed.subnet import extract
 from ist_fed.train import Training, learning_rate
@@ -51,6 +52,7 @@ class IndependentSubnetTraining(Strategy):
         min_replies: stop if a round brings fewer usable replies.
         adapt: let shares follow the time that each client's rounds take, so that all end at once. Times differ from
             run to run, and so do the results then: neither another engine nor a resumed run gives the same bits.
+        privacy: central differential privacy of the run; what comes back is then clipped, summed and given noise.
         on_round: called with the `RoundReport` after each round. What it returns are metrics of the round, as are what
             `evaluate_fn` gives, `train_loss` and `coverage`; they may end a phase.
         server_optimizer: what the server does with a round's change of the network.
@@ -73,6 +75,7 @@ class IndependentSubnetTraining(Strategy):
         min_nodes: int = 1,
         min_replies: int = 1,
         adapt: bool = False,
+        privacy: Central | None = None,
         on_round: Callable[[RoundReport], Mapping[str, Any] | None] | None = None,
         server_optimizer: ServerOptimizer | None = None,
         phases: Sequence[Phase] = (),
@@ -82,6 +85,8 @@ class IndependentSubnetTraining(Strategy):
         self.axes, self.sizes = infer(build, sizes, declared), dict(sizes)
         model = build_on_meta(build, sizes)
         self._template, self._rescaling = arrays_of(model), Rescaling(model, self.axes)
+        self._privacy = privacy
+        self._trained = frozenset(name for name, _ in model.named_parameters(remove_duplicate=False))
         self.coverage = Coverage(self._template, self.axes, self.sizes)
         parameters = {name for name, _ in model.named_parameters()}
         self.server = Server(server_optimizer or ServerOptimizer(), parameters, self.axes)
@@ -188,7 +193,7 @@ class IndependentSubnetTraining(Strategy):
         this, assignments = self._assign(number, arrays, grid, timeout)
         if isinstance(grid, Direct):
             with this.timed("extract"):
-                cut = list(assignments)
+                cut = [one for asked in assignments for one in (asked.alone() if self._privacy else (asked,))]
             return self._merge(this, grid.carry_out(cut))
         messages = self._messages(this, assignments, config, timeout)
         return self._merge(this, exchange(grid, messages, timeout, this.lost))
@@ -200,7 +205,7 @@ class IndependentSubnetTraining(Strategy):
         nodes = [Node(client.node, client.capacity, client.limit) for client in clients.values()]
         terms = self.course.terms(number, self._rounds)
         with this.timed("assign"):
-            plan = plan_round(terms.rule, number, nodes, self.sizes, self._seed, self.coverage.trained)
+            plan = self._plan(this, number, terms.rule, nodes, arrays)
         assignments = (
             Assignment(
                 round=number,
@@ -217,8 +222,19 @@ class IndependentSubnetTraining(Strategy):
                 ),
             )
             for units, cohort in zip(plan.subnets, plan.cohorts, strict=True)
+            if cohort
         )
         return this, assignments
+
+    def _plan(self, this: Round, number: int, rule: Rule, nodes: list[Node], arrays: Arrays) -> Plan:
+        """Who trains what; in a private run the round is told to keep it to itself."""
+        if self._privacy is None:
+            return plan_round(rule, number, nodes, self.sizes, self._seed, self.coverage.trained)
+        trained = self.coverage.trained
+        drawn = self._privacy.draw(rule, number, nodes, self.sizes, self._seed, trained)
+        merge = self._privacy.merge(number, arrays, self.axes, drawn, self._trained)
+        this.protect(merge, drawn.plan.subnets, int(merge.usual))
+        return drawn.plan
 
     def _messages(
         self, this: Round, assignments: Iterable[Assignment], config: ConfigRecord, timeout: float

@@ -9,6 +9,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from ist_fed.engines.flower import poll_faster
 from ist_fed.federation import federate
+from ist_fed.privacy import LEDGER
 from ist_fed.progress import reported
 from ist_fed.run import Run
 from ist_fed.scenario import from_run_config
@@ -29,7 +30,13 @@ def main(grid: Grid, context: Context) -> None:
     )
     log(INFO, "The run's folder is %s", run.folder)
     with reported(run):
-        federate(grid, run, resume=bool(config["resume"]), on_line=lambda line: log(INFO, "%s", _text(line)))
+        federate(
+            grid,
+            run,
+            resume=bool(config["resume"]),
+            on_line=lambda line: log(INFO, "%s", _text(line)),
+            ledgers=[run.folder.absolute().parent / LEDGER],  # beside all runs of this server
+        )
 
 
 def _text(line: dict[str, object]) -> str:

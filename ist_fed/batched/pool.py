@@ -98,7 +98,7 @@ class Pool:
         return whole[0][start : start + size], whole[1][start : start + size]
 
     def _examples(self) -> Batch:
-        if len(self._parts) > 1 or self._whole is None:
+        if self._parts or self._whole is None:
             parts = ([self._whole] if self._whole else []) + self._parts
             self._whole = (torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
             self._parts = []

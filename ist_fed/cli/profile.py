@@ -74,7 +74,8 @@ def phases(lines: list[dict[str, Any]]) -> dict[str, float]:
     rounds = []
     for line in lines[1:] or lines:
         seconds = dict(line["seconds"])
-        seconds["other"] = max(0.0, seconds["wait"] - seconds["train"] - seconds["merge"])
+        wait = seconds.get("wait", 0.0)  # a private run does not tell
+        seconds["other"] = max(0.0, wait - seconds.get("train", 0.0) - seconds.get("merge", 0.0))
         rounds.append(seconds)
     return {phase: statistics.median(seconds.get(phase, 0.0) for seconds in rounds) for phase in PHASES}
 

@@ -1,1 +1,17 @@
-"""What is private, and how: accounting, central differential privacy, and more in rooms of their own."""
+"""What is private, and how: settings, what may be claimed, and central differential privacy; accounting has a room."""
+
+from ist_fed.privacy.central import Central, CentralMerge
+from ist_fed.privacy.ledger import LEDGER, BudgetSpent, Ledger
+from ist_fed.privacy.settings import Mechanism, Privacy, check_conditions, mechanism
+
+__all__ = [
+    "LEDGER",
+    "BudgetSpent",
+    "Central",
+    "CentralMerge",
+    "Ledger",
+    "Mechanism",
+    "Privacy",
+    "check_conditions",
+    "mechanism",
+]

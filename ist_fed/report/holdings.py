@@ -7,6 +7,7 @@ from math import prod
 import numpy as np
 
 from ist_fed.coverage import count_trained, untrained
+from ist_fed.errors import RunError
 from ist_fed.report.curves import Line
 from ist_fed.report.network import Key, Network
 from ist_fed.rules import Disjoint, Node, Plan, plan_round
@@ -15,6 +16,11 @@ from ist_fed.scenario import Scenario
 
 def plans_of(scenario: Scenario, lines: Sequence[Line]) -> list[Plan]:
     """The plan of each line's round, its nodes named by the clients' own numbers."""
+    if scenario.privacy.mode != "off":
+        raise RunError(
+            "a report shows who held which units, which nobody knows of a private run; its metrics are in "
+            "metrics.jsonl, and what it spent in privacy.jsonl"
+        )
     plans, trained = list[Plan](), untrained(scenario.sizes)
     rules = {phase: scenario.during(phase).make_rule() for phase in {line.get("phase", 0) for line in lines}}
     for line in lines:

@@ -11,6 +11,7 @@ from ist_fed.rules.least_trained import LeastTrained
 from ist_fed.rules.nested import Nested
 from ist_fed.rules.overlapping import Overlapping
 from ist_fed.rules.plan import Node, Plan, Rule, plan_round
+from ist_fed.rules.private import Private
 from ist_fed.rules.rolling import Rolling
 
 RULES: dict[str, Callable[..., Rule]] = {
@@ -23,6 +24,7 @@ RULES: dict[str, Callable[..., Rule]] = {
     "fjord": Fjord,
     "rolling": Rolling,
     "least_trained": LeastTrained,
+    "private": Private,
 }
 """Name in a scenario → rule."""
 
@@ -38,6 +40,7 @@ __all__ = [
     "Node",
     "Overlapping",
     "Plan",
+    "Private",
     "Rolling",
     "Rule",
     "plan_round",

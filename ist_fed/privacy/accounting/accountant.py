@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import exp, expm1, inf, log, log1p
+from math import exp, inf, log
 from typing import Literal
 
 import numpy as np
@@ -73,7 +73,7 @@ def delta_of(steps: Mapping[Step, int], epsilon: float) -> float:
 
 def _epsilons(orders: np.ndarray, spent: np.ndarray, delta: float) -> np.ndarray:
     bound: np.ndarray = spent + np.log1p(-1 / orders) - (log(delta) + np.log(orders)) / (orders - 1)
-    return np.maximum(bound, 0.0)
+    return bound.clip(min=0.0)
 
 
 def _log_deltas(orders: np.ndarray, spent: np.ndarray, epsilon: float) -> np.ndarray:
