@@ -27,7 +27,7 @@ class Privacy:
         quantile: let `clip` follow this quantile of the updates' norms, as 0.5; 0 keeps it.
         clip_lr: how fast it does.
         count_noise: standard deviation of the noise on the number of updates below `clip`, in clients; 0 takes a
-            twentieth of those expected.
+            twentieth of those expected, but two at least.
     """
 
     mode: Mode = "off"
@@ -90,7 +90,7 @@ class Mechanism:
     @property
     def count_noise(self) -> float:
         """Standard deviation of the noise on the number of updates below the clip; 0 if it does not adapt."""
-        return (self.settings.count_noise or self.expected / 20) if self.settings.quantile else 0.0
+        return (self.settings.count_noise or max(2.0, self.expected / 20)) if self.settings.quantile else 0.0
 
     @property
     def shared_multiplier(self) -> float:
