@@ -16,6 +16,7 @@ from ist_fed.cli.compare import compare
 from ist_fed.cli.deploy import app as deploy
 from ist_fed.cli.inspect import inspect
 from ist_fed.cli.live import console
+from ist_fed.cli.privacy import privacy
 from ist_fed.cli.provision import app as provision
 from ist_fed.cli.report import report
 from ist_fed.cli.search import search
@@ -35,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (simulate, inspect, compare, search, report):
+for command in (simulate, inspect, privacy, compare, search, report):
     app.command()(command)
 for name, group in {"server": server, "client": client, "provision": provision, "deploy": deploy}.items():
     app.add_typer(group, name=name)

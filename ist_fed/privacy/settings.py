@@ -26,8 +26,8 @@ class Privacy:
             `clip`. Their noise is `blocks` times louder, so that their mean over all clients is as loud as a block's.
         quantile: let `clip` follow this quantile of the updates' norms, as 0.5; 0 keeps it.
         clip_lr: how fast it does.
-        count_noise: standard deviation of the noise on the number of updates below `clip`, in clients; 0 takes a
-            twentieth of those expected, but two at least.
+        count_noise: standard deviation of the noise on the number of updates below `clip`, in clients; 0 makes the
+            number cost as much privacy as the shared parameters.
     """
 
     mode: Mode = "off"
@@ -90,7 +90,7 @@ class Mechanism:
     @property
     def count_noise(self) -> float:
         """Standard deviation of the noise on the number of updates below the clip; 0 if it does not adapt."""
-        return (self.settings.count_noise or max(2.0, self.expected / 20)) if self.settings.quantile else 0.0
+        return _count_noise(self.settings, self.blocks, self.noise_multiplier)
 
     @property
     def shared_multiplier(self) -> float:
@@ -99,7 +99,7 @@ class Mechanism:
 
     def round(self) -> Event:
         """One round."""
-        return _round(self.settings, self.blocks, self.noise_multiplier, self.count_noise)
+        return _round(self.settings, self.blocks, self.noise_multiplier)
 
 
 def mechanism(settings: Privacy, rule: Rule, *, clients: int, rounds: int) -> Mechanism:
@@ -115,14 +115,18 @@ def mechanism(settings: Privacy, rule: Rule, *, clients: int, rounds: int) -> Me
     if settings.noise_multiplier:
         return made
     needed = calibrate(
-        lambda noise: Repeated(rounds, _round(settings, blocks, noise, made.count_noise)),
+        lambda noise: Repeated(rounds, _round(settings, blocks, noise)),
         settings.epsilon,
         settings.delta,
     )
     return Mechanism(settings=settings, clients=clients, blocks=blocks, why=why, noise_multiplier=needed)
 
 
-def _round(settings: Privacy, blocks: int, noise: float, count_noise: float) -> Event:
+def _count_noise(settings: Privacy, blocks: int, noise: float) -> float:
+    return (settings.count_noise or blocks * noise / 2) if settings.quantile else 0.0
+
+
+def _round(settings: Privacy, blocks: int, noise: float) -> Event:
     """Everything that a round releases is one vector: a block, what all share, and whether the norm was below the clip.
 
     A bit less one half has norm one half.
@@ -130,7 +134,7 @@ def _round(settings: Privacy, blocks: int, noise: float, count_noise: float) -> 
     together = 0.0
     if blocks > 1:
         together += (blocks * noise) ** -2
-    if count_noise:
+    if count_noise := _count_noise(settings, blocks, noise):
         together += (2 * count_noise) ** -2
     return Sampled(
         settings.sampling, Partition(blocks, Gaussian(noise), Gaussian(together**-0.5) if together else None)

@@ -82,7 +82,7 @@ def add(step: Step, order: float) -> float:
         logs: Vector = p * u - left + blocks
         return logs
 
-    points = np.linspace(*_support(partial(integrand, fine=False), p), 513)
+    points = np.linspace(*_support(partial(integrand, fine=False), p, q), 513)
     total = float(_log_sum(integrand(points))) + log(points[1] - points[0])
     return alone + (total - lgamma(p)) / p
 
@@ -92,9 +92,10 @@ def _blocks(u: Vector, step: Step) -> Vector:
     return step.blocks * log_laplace(log(step.sampling / step.blocks) + u, step.noise)
 
 
-def _support(function: Callable[[Vector], Vector], p: float) -> tuple[float, float]:
+def _support(function: Callable[[Vector], Vector], p: float, q: float) -> tuple[float, float]:
     """Where a log-concave function of one peak is above e^-42 of it."""
-    low, high = -60.0 / min(p, 1.0), 60.0
+    # Those who do not take part give p·u − (1−q)·e^u, and the others only less towards the right of its peak.
+    low, high = -60.0 / min(p, 1.0), 60.0 if q == 1 else log(p / (1 - q)) + 4 + log1p(1 / p)
     while True:
         points = np.linspace(low, high, 97)
         values = function(points)
