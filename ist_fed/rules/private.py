@@ -12,6 +12,7 @@ import torch
 from ist_fed.errors import RuleError
 from ist_fed.places import Units
 from ist_fed.rules.plan import Node, Plan, check_nodes
+from ist_fed.rules.shares import check_groups, check_limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,20 +56,15 @@ class Private:
             RuleError: a group would be too narrow, or too wide for a client, which might draw any of them.
         """
         check_nodes(nodes)
-        axis, size = min(sizes.items(), key=lambda item: item[1])
-        if size < self.groups * self.min_units:
-            raise RuleError(
-                f"every subnet needs at least min_units={self.min_units} units of every axis, but axis '{axis}' has "
-                f"{size} units for {self.groups} groups; use at most {max(1, size // self.min_units)} groups, widen "
-                f"'{axis}' to {self.groups * self.min_units}, or lower min_units"
-            )
+        check_groups(self.groups, sizes, self.min_units)
         weakest = min(nodes, key=lambda node: node.limit)
         for axis, size in sizes.items():
-            if -(-size // self.groups) > weakest.limit * size:
+            most, widest = int(weakest.limit * size), -(-size // self.groups)
+            check_limits(axis, most, self.min_units, nodes)
+            if most < widest:
                 raise RuleError(
-                    f"every client must be able to hold any group, {-(-size // self.groups)} units of '{axis}', but "
-                    f"the memory of node {weakest.id} holds {int(weakest.limit * size)}; use more groups, leave it "
-                    f"out, or raise its budget"
+                    f"every client must be able to hold any group, {widest} units of axis '{axis}', but the memory of "
+                    f"node {weakest.id} holds {most}; use more groups, leave it out, or raise its budget"
                 )
         groups: list[dict[str, torch.Tensor]] = [{} for _ in range(self.groups)]
         for axis, size in sizes.items():

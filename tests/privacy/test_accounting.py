@@ -40,8 +40,14 @@ RENYI = {
 }
 """(s, q) → ε of 100 rounds by Rényi divergences for 1, 2, 4 and 8 blocks, worked out apart from this code."""
 
-LOSSES = {(1, 1.0, 4): 42.12, (2, 0.1, 2): 1.558, (5, 0.1, 8): 0.244, (5, 1.0, 1): 10.00}
-"""(s, q, d) → the same as an upper bound by privacy loss distributions."""
+SLOW = pytest.mark.slow
+LOSSES = [
+    (5, 1.0, 1, 10.00, 2e-3),
+    (1, 0.1, 1, 7.047, 2e-3),
+    pytest.param(5, 0.1, 8, 0.244, 2e-3, marks=SLOW),
+    pytest.param(1, 1.0, 4, 42.12, 6e-3, marks=SLOW),
+]
+"""s, q, d, and the same as an upper bound by privacy loss distributions, and how near a coarser grid comes to it."""
 
 
 def rounds(noise: float, blocks: int, sampling: float = 1.0, count: int = 100, shared: float = 0.0) -> Event:
@@ -61,12 +67,14 @@ def test_the_bounds_are_the_pinned_ones(noise: float, sampling: float) -> None:
         assert abs(found - pinned) <= 0.5001 * 10**-digits, (blocks, found)
 
 
-@pytest.mark.parametrize(("noise", "sampling", "blocks"), LOSSES)
-def test_privacy_loss_distributions_give_the_pinned_tighter_bounds(noise: float, sampling: float, blocks: int) -> None:
+@pytest.mark.parametrize(("noise", "sampling", "blocks", "pinned", "near"), LOSSES)
+def test_privacy_loss_distributions_give_the_pinned_tighter_bounds(
+    noise: float, sampling: float, blocks: int, pinned: float, near: float
+) -> None:
     pytest.importorskip("dp_accounting")
     event = rounds(noise, blocks, sampling)
     found = epsilon(event, DELTA, "pld")
-    assert found == pytest.approx(LOSSES[noise, sampling, blocks], rel=2e-3)
+    assert found == pytest.approx(pinned, rel=near)
     assert found < epsilon(event, DELTA)
 
 
@@ -204,6 +212,7 @@ def test_the_calibrated_noise_is_enough_and_hardly_more(target: float) -> None:
 def test_ten_thousand_rounds_take_less_than_a_second(shared: float) -> None:
     """The one test that measures time, for the accountant's promise: also where nothing was kept from before."""
     remove.cache_clear()
+    add.cache_clear()
     began = time.perf_counter()
     for blocks in (1, 7, 64):
         assert 0 < epsilon(rounds(6.13, blocks, 0.037, 10_000, shared), DELTA) < inf

@@ -8,7 +8,7 @@ from typing import Any
 from ist_fed.errors import PrivacyError
 from ist_fed.privacy.accounting.events import Step
 
-_GRID = 1e-4  # width of a cell of privacy loss
+_GRID = 0.01  # width of a cell of privacy loss for noise of one; losses are the smaller the more noise there is
 _TAIL = 1e-12  # probability that may be cut off, and is counted as lost
 
 
@@ -32,23 +32,20 @@ def epsilon(steps: Mapping[Step, int], delta: float) -> float:
 def _loss(step: Step) -> Any:
     """The privacy loss of one release."""
     known, packages = _packages()
+    cell = _GRID / max(1.0, step.noise)
     if step.blocks == 1 and not step.shared:
         return known.from_gaussian_mechanism(
-            step.noise, value_discretization_interval=_GRID, sampling_prob=step.sampling
+            step.noise, value_discretization_interval=cell / 10, sampling_prob=step.sampling
         )
-    loss = _allocation(packages, step)
+    params = packages.PrivacyParams(sigma=step.noise, num_steps=step.blocks)
+    config = packages.AllocationSchemeConfig(loss_discretization=cell, tail_truncation=_TAIL)
+    loss = packages.gaussian_allocation_pld(params=params, config=config)
     if step.shared:
-        own = known.from_gaussian_mechanism(step.shared**-0.5, value_discretization_interval=_GRID)
+        own = known.from_gaussian_mechanism(step.shared**-0.5, value_discretization_interval=cell)
         loss = loss.compose(own, _TAIL)
     if step.sampling < 1:
         loss = packages.subsample_pld(pld=loss, sampling_probability=step.sampling)
     return loss
-
-
-def _allocation(packages: Any, step: Step) -> Any:
-    params = packages.PrivacyParams(sigma=step.noise, num_steps=step.blocks, num_selected=1, num_epochs=1)
-    config = packages.AllocationSchemeConfig(loss_discretization=_GRID, tail_truncation=_TAIL)
-    return packages.gaussian_allocation_pld(params=params, config=config)
 
 
 def _packages() -> tuple[Any, Any]:

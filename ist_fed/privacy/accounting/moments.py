@@ -65,6 +65,7 @@ def _product(one: Vector, other: Vector) -> Vector:
     return _log_sum(sliding_window_view(padded, most) + other[::-1])
 
 
+@lru_cache(maxsize=4096)
 def add(step: Step, order: float) -> float:
     """R_α(Q‖P) for real α > 1: the client's contribution is not there, and was. By quadrature, (c).
 
