@@ -52,6 +52,7 @@ def test_plans_drawn_again_are_those_of_training(rule: dict[str, Any]) -> None:
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "disjoint": {"groups": 2, "keep": 2},
     "balanced": {"groups": 2},
+    "private": {"groups": 2},
     "overlapping": {"groups": 4, "holders": 2, "min_units": 8},
     "least_trained": {"share": 0.35, "min_units": 4},
 }
