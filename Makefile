@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow check format test-net bench-core bench-bytes bench-round bench-net bench-memory bench-sim bench-extreme bench-tables wheel clean
+.PHONY: demo test test-slow check format test-net bench-core bench-bytes bench-round bench-net bench-memory bench-sim bench-extreme bench-leases bench-tables wheel clean
 
 demo: $(INSTALLED) ## train on real digits and show where the report is
 	rm -rf runs/demo
@@ -44,6 +44,7 @@ bench-round: $(INSTALLED) ## seconds and memory of a round over gRPC and TLS, re
 
 bench-net: $(INSTALLED) ## time to 97 % over slow links, against FedAvg and torch DDP; needs root
 	$(BIN)/python benchmarks/bench_net.py
+	$(BIN)/python benchmarks/check_virtual.py
 	$(BIN)/python benchmarks/table.py
 
 bench-memory: $(INSTALLED) ## a network too big for any client, under memory limits; needs root
@@ -56,6 +57,10 @@ bench-sim: $(INSTALLED) ## simulated rounds: engines, hand-written loops and pee
 
 bench-extreme: $(INSTALLED) ## memory at 670 091 labels; a few minutes, 8 GB
 	$(BIN)/python benchmarks/bench_extreme.py
+	$(BIN)/python benchmarks/table.py
+
+bench-leases: $(INSTALLED) ## virtual time to 97 %, leases against synchronous rounds; minutes on an idle core
+	$(BIN)/python benchmarks/bench_leases.py
 	$(BIN)/python benchmarks/table.py
 
 bench-tables: $(INSTALLED) ## docs/benchmarks.md from benchmarks/results/

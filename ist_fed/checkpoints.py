@@ -21,12 +21,13 @@ logger = logging.getLogger("ist_fed")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state after a round: the wide network, what of it has been trained, and the moments that the server keeps."""
+    """The state after a round: the wide network, what of it was trained, the server's moments, and what is lent out."""
 
     round: int
     arrays: dict[str, Tensor]
     coverage: dict[str, Tensor]
     moments: dict[str, Tensor] = field(default_factory=dict)
+    loans: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Checkpoints:
@@ -55,6 +56,7 @@ class Checkpoints:
         tensors = {f"arrays/{name}": array for name, array in state.arrays.items()}
         tensors |= {f"coverage/{name}": marks for name, marks in state.coverage.items()}
         tensors |= {f"moments/{name}": moment for name, moment in state.moments.items()}
+        tensors |= {f"loans/{name}": array for name, array in state.loans.items()}
         data = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         stem = self._folder / f"round-{state.round:06d}"
         about = {"round": state.round, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
@@ -107,8 +109,8 @@ def _read_checkpoint(stem: Path, number: int) -> Checkpoint:
         raise ValueError("its bytes are not those that were written")
     if about["round"] != number:
         raise ValueError(f"it says that it is of round {about['round']}")
-    parts: dict[str, dict[str, Tensor]] = {"arrays": {}, "coverage": {}, "moments": {}}
+    parts: dict[str, dict[str, Tensor]] = {"arrays": {}, "coverage": {}, "moments": {}, "loans": {}}
     for name, tensor in load_tensors(data).items():
         kind, _, rest = name.partition("/")
         parts[kind][rest] = tensor
-    return Checkpoint(number, parts["arrays"], parts["coverage"], parts["moments"])
+    return Checkpoint(number, *(parts[kind] for kind in ("arrays", "coverage", "moments", "loans")))

@@ -23,7 +23,7 @@ class Assignment:
     """A subnet, and who is to train it.
 
     Args:
-        round: from 1.
+        round: from 1; of a lease its number.
         seed: the scenario's seed, from which each client draws its order of examples.
         units: that make the subnet.
         arrays: the subnet; not to be written to.

@@ -1,7 +1,7 @@
 """Send messages and get the replies as they come."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -9,6 +9,56 @@ from flwr.serverapp import Grid
 from ist_fed.liveness import Liveness
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.01, 0.5  # between two questions for replies; Flower's own wait is three seconds
+
+
+class Exchange:
+    """Messages under way, and the nodes that owe a reply.
+
+    Args:
+        grid: where the nodes are.
+        on_lost: called with a node that has gone, and how one can tell; its reply is waited for no longer.
+    """
+
+    def __init__(self, grid: Grid, on_lost: Callable[[int, str], None]) -> None:
+        self._grid, self._on_lost = grid, on_lost
+        self._liveness = Liveness(grid)
+        self._owing: dict[str, int] = {}
+        self._pushed = False
+        self._pause = _FIRST_PAUSE_S
+
+    @property
+    def nodes(self) -> set[int]:
+        """Those whose reply is waited for."""
+        return set(self._owing.values())
+
+    def push(self, messages: Sequence[Message]) -> None:
+        """Send one message to each of some nodes."""
+        if self._pushed:  # at first it has just looked
+            self._liveness.expect(message.metadata.dst_node_id for message in messages)
+        self._pushed = True
+        keys = self._grid.push_messages(messages)
+        pushed = zip(keys, messages, strict=True)
+        self._owing |= {key: message.metadata.dst_node_id for key, message in pushed if key}
+
+    def pull(self) -> list[Message]:
+        """What has come."""
+        replies = list(self._grid.pull_messages(set(self._owing)))
+        for reply in replies:
+            self._owing.pop(reply.metadata.reply_to_message_id, None)
+        return replies
+
+    def rest(self, replies: bool) -> None:
+        """Look who has gone, and pause unless there were replies."""
+        for node, reason in self._liveness.gone(self.nodes).items():
+            self._on_lost(node, reason)
+            self.forget(node)
+        self._pause = _FIRST_PAUSE_S if replies else min(_LONGEST_PAUSE_S, 1.5 * self._pause)
+        if self._owing and not replies:
+            time.sleep(self._pause)
+
+    def forget(self, node: int) -> None:
+        """Wait no longer for a node."""
+        self._owing = {key: other for key, other in self._owing.items() if other != node}
 
 
 def exchange(
@@ -22,19 +72,11 @@ def exchange(
         timeout: seconds after which no more replies are waited for.
         on_lost: called with a node that has gone, and how one can tell; its reply is waited for no longer.
     """
-    liveness = Liveness(grid)
-    keys = grid.push_messages(messages)
-    owing = {key: message.metadata.dst_node_id for key, message in zip(keys, messages, strict=True) if key}
+    under_way = Exchange(grid, on_lost)
+    under_way.push(messages)
     messages.clear()
-    deadline, pause = time.monotonic() + timeout, _FIRST_PAUSE_S
-    while owing and time.monotonic() < deadline:
-        replies = list(grid.pull_messages(set(owing)))
-        for reply in replies:
-            owing.pop(reply.metadata.reply_to_message_id, None)
+    deadline = time.monotonic() + timeout
+    while under_way.nodes and time.monotonic() < deadline:
+        replies = under_way.pull()
         yield from replies
-        for node, reason in liveness.gone(set(owing.values())).items():
-            on_lost(node, reason)
-            owing = {key: other for key, other in owing.items() if other != node}
-        pause = _FIRST_PAUSE_S if replies else min(_LONGEST_PAUSE_S, 1.5 * pause)
-        if owing and not replies:
-            time.sleep(pause)
+        under_way.rest(bool(replies))

@@ -14,9 +14,11 @@ from ist_fed.arrays import arrays_of, load_arrays
 from ist_fed.batches import fetch, length
 from ist_fed.board import open_board
 from ist_fed.checkpoints import Checkpoint
+from ist_fed.cost import cost
 from ist_fed.device import pick_device
 from ist_fed.errors import Interrupted, ScenarioError, nearest
 from ist_fed.evaluate import evaluate, network, ready
+from ist_fed.network import Network, Virtual
 from ist_fed.privacy import LEDGER, Central, Ledger, mechanism
 from ist_fed.round import RoundReport
 from ist_fed.rules import Node, plan_round
@@ -26,7 +28,7 @@ from ist_fed.seeds import seeded, torch_generator
 from ist_fed.strategy import IndependentSubnetTraining
 from ist_fed.symmetry import check_symmetry
 from ist_fed.tasks import Task, load_task
-from ist_fed.train import learning_rate
+from ist_fed.train import Training, learning_rate
 
 _CHECKED_UNITS = 16  # of an axis; the law holds at any sizes or at none
 
@@ -73,6 +75,7 @@ def federate(
         min_replies=scenario.round.min_replies,
         adapt=scenario.round.adapt,
         privacy=private,
+        network=simulated_network(scenario, task),
         on_round=recorder,
         server_optimizer=scenario.server,
         phases=scenario.make_phases(),
@@ -83,6 +86,7 @@ def federate(
         strategy.server.load(state.moments)
         for line in run.metrics():
             strategy.course.after(line["round"], scenario.rounds, line)
+        strategy.loans = state.loans
     else:
         run.start_over()
         check_model(scenario, task, strategy)
@@ -130,6 +134,17 @@ def initial_arrays(scenario: Scenario, task: Task) -> dict[str, Tensor]:
         return arrays_of(task.build(**scenario.sizes))
 
 
+def simulated_network(scenario: Scenario, task: Task) -> Virtual | None:
+    """The network that `[network]` describes; None if it describes none."""
+    if scenario.network == Network():
+        return None
+
+    def flops(sizes: Mapping[str, int], training: Training) -> float:
+        return cost(task, sizes, training).flops
+
+    return Virtual(scenario.network, scenario.seed, scenario.clients, flops)
+
+
 def check_model(scenario: Scenario, task: Task, strategy: IndependentSubnetTraining) -> None:
     """Check the symmetry law on a few test examples, at the sizes of a small subnet.
 
@@ -168,11 +183,14 @@ class _Recorder:
         self._model: nn.Module | None = None
         self._saved = 0
         self._private: Central | None = None
+        self._clock = 0.0
         self.state = Checkpoint(0, {}, {})
         self._board: Callable[[Line], None] = lambda line: None
 
     def begin(self, state: Checkpoint, strategy: IndependentSubnetTraining, private: Central | None = None) -> None:
         self.state, self._saved, self._strategy, self._private = state, state.round, strategy, private
+        told = self._run.metrics()
+        self._clock = told[-1].get("virtual", {}).get("total", 0.0) if told else 0.0
         if self._run.scenario.record.tensorboard:
             self._board = open_board(self._run.folder / "tensorboard", state.round)
 
@@ -184,7 +202,7 @@ class _Recorder:
         result = evaluate(self._served(report.arrays), self._task, self._task.test_data()) if due else {}
         evaluated = time.perf_counter()
         coverage = {name: marks.clone() for name, marks in self._strategy.coverage.state().items()}
-        state = Checkpoint(report.round, report.arrays, coverage, self._strategy.server.state())
+        state = Checkpoint(report.round, report.arrays, coverage, self._strategy.server.state(), report.loans)
         save = last or report.round - self._saved >= record.checkpoint_every
         count = self._run.stage(state) if save else None
         seconds = {**report.seconds, "evaluate": evaluated - started, "record": time.perf_counter() - evaluated}
@@ -199,6 +217,13 @@ class _Recorder:
         if self._run.is_asked_to_stop():
             raise KeyboardInterrupt
         return result
+
+    def _virtual(self, report: RoundReport) -> Line:
+        """Virtual seconds, of the round and of the run so far; nothing where no network is simulated."""
+        if report.virtual is None:
+            return {}
+        self._clock += report.virtual
+        return {"virtual": {"round": report.virtual, "total": self._clock}}
 
     def save(self) -> None:
         """Write a checkpoint of the last whole round, unless there is one."""
@@ -250,6 +275,7 @@ class _Recorder:
             "refused": [{"client": refused.client, "reason": refused.reason} for refused in report.refused],
             "coverage": report.coverage,
             "seconds": {phase: round(value, 6) for phase, value in seconds.items()},
+            **self._virtual(report),
         }
         if self._private is not None:
             line |= {"merged": None, "epsilon": self._private.ledger.epsilon(), "delta": scenario.privacy.delta}

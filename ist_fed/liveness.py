@@ -37,6 +37,11 @@ class Liveness:
         self._next = time.monotonic() + _LOOK_S
         self._began = self._activations()
 
+    def expect(self, nodes: Iterable[int]) -> None:
+        """Say that nodes were sent something anew; that they had started anew before does not matter."""
+        now = self._activations()
+        self._began |= {node: now[node] for node in nodes if node in now}
+
     def gone(self, nodes: Iterable[int]) -> dict[int, str]:
         """Those of the nodes that have gone, and how one can tell; asked at most once a second."""
         if self._grid is None or time.monotonic() < self._next:

@@ -112,6 +112,7 @@ class Course:
         if sum(not phase.rounds for phase in phases) > 1:
             raise ValueError("one phase at most may leave its rounds out, for it takes what the others leave")
         self.phases = tuple(phases) or (Phase(),)
+        self.plain = plain
         self._terms = [phase.terms(plain) for phase in self.phases]
         self._ended: dict[int, int] = {}  # phase → the round that met its `until`
         self._known: dict[int, dict[str, Any]] = {}  # of the last round

@@ -51,7 +51,13 @@ class Roster:
         Raises:
             RoundError: fewer than `min_nodes` are connected after `timeout` seconds.
         """
-        nodes = self._wait(grid, timeout)
+        return self._among(self._wait(grid, timeout), grid, timeout)
+
+    def here(self, grid: Grid, timeout: float) -> list[Client]:
+        """The same, be they few or many: nobody is waited for."""
+        return self._among(list(grid.get_node_ids()), grid, timeout)
+
+    def _among(self, nodes: list[int], grid: Grid, timeout: float) -> list[Client]:
         silent = self._ask([node for node in nodes if node not in self._known], grid, timeout)
         clients = [self._known.get(node) or _unknown(node) for node in nodes]
         if silent:

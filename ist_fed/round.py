@@ -5,7 +5,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import fsum, isfinite, nan
 from typing import Protocol
 
@@ -54,6 +54,8 @@ class RoundReport:
         coverage: share of the network trained so far in the run, 0 to 1.
         seconds: by phase: `assign`, `extract` (with packing), `wait` (from sending to the last reply), of which `train`
             (the clients' own clocks, added up), and `merge` (with unpacking and checking).
+        virtual: seconds that it lasted on the simulated network; None if there is none.
+        loans: of the leases that are out, `number/name` → an array that everyone holds, as it was lent.
     """
 
     round: int
@@ -68,6 +70,8 @@ class RoundReport:
     bytes_up: int
     coverage: float
     seconds: dict[str, float]
+    virtual: float | None = None
+    loans: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +210,11 @@ class Round:
         for sent in [sent for sent in self._pending if sent.client.node == node]:
             self._pending.remove(sent)
             self._refuse(sent.client, reason)
+
+    def failed(self, node: int, size: int) -> None:
+        """A client of the simulated network was sent its subnet, of so many bytes, and will never answer."""
+        self._bytes_down += size
+        self._refuse(self._by_node[node], "it dropped out of the simulated network")
 
     def close(self, min_replies: int) -> RoundReport:
         """Give up on what has not come, and say what the round did.

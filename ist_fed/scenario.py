@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 import tomli_w
 
 from ist_fed.errors import ScenarioError, nearest
+from ist_fed.network import Network
 from ist_fed.phases import Phase, Stretch
 from ist_fed.privacy import Privacy, check_conditions
 from ist_fed.roster import Weighting
@@ -91,6 +92,7 @@ class Scenario:
         round: when a round ends.
         record: what is written down.
         privacy: what is promised to the clients, and what that takes.
+        network: clients and links that are simulated, in virtual time.
         device: where a simulated client trains and the server evaluates: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         server: what the server does with a round's change of the network.
         phases: stretches of rounds that differ from the above, such as dense final rounds.
@@ -109,6 +111,7 @@ class Scenario:
     round: Rounds = field(default_factory=Rounds)
     record: Record = field(default_factory=Record)
     privacy: Privacy = field(default_factory=Privacy)
+    network: Network = field(default_factory=Network)
     device: str = "auto"
     server: ServerOptimizer = field(default_factory=ServerOptimizer)
     phases: tuple[Stretch, ...] = ()
@@ -193,7 +196,12 @@ class Scenario:
 
     def to_toml(self) -> str:
         """The scenario with every default filled in."""
-        return tomli_w.dumps(asdict(self))
+        return tomli_w.dumps(asdict(self, dict_factory=_told))
+
+
+def _told(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """What is not None, for TOML has no word for it."""
+    return {key: value for key, value in items if value is not None}
 
 
 def load_scenario(path: Path | str, overrides: Sequence[str] = ()) -> Scenario:

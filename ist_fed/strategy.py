@@ -17,14 +17,16 @@ from ist_fed.axes import infer
 from ist_fed.capacity import share
 from ist_fed.cohort import Assignment, Direct, Outcome
 from ist_fed.coverage import Coverage
-from ist_fed.errors import RoundError
+from ist_fed.errors import RoundError, RuleError
 from ist_fed.exchange import exchange
+from ist_fed.lending import Conditions, Lending, lend
+from ist_fed.network import SimulatedRound, Virtual
 from ist_fed.phases import Course, Phase, Terms
 from ist_fed.privacy import Central
 from ist_fed.rescale import Rescaling
 from ist_fed.roster import Roster, Weighting
 from ist_fed.round import Round, RoundReport
-from ist_fed.rules import Node, Plan, Rule, plan_round
+from ist_fed.rules import Lease, Node, Plan, Rule, plan_round
 from ist_fed.server_optimizer import Server, ServerOptimizer
 from ist_fed.subnet import extract
 from ist_fed.train import Training, learning_rate
@@ -42,7 +44,8 @@ class IndependentSubnetTraining(Strategy):
     Args:
         build: the model factory, `build(**sizes) -> nn.Module`.
         sizes: units of each axis of the full network.
-        rule: who holds which units; `rules.Disjoint(groups=n)` is the method of the paper.
+        rule: who holds which units; `rules.Disjoint(groups=n)` is the method of the paper. With `rules.Lease` nobody
+            waits for anybody, and a round is as many leases that ended as there are clients.
         local_steps: steps a client takes between receiving its subnet and returning it.
         training: optimiser, learning rate, batch size.
         seed: of every draw, of the server and of the clients.
@@ -57,6 +60,8 @@ class IndependentSubnetTraining(Strategy):
             `evaluate_fn` gives, `train_loss` and `coverage`; they may end a phase.
         server_optimizer: what the server does with a round's change of the network.
         phases: stretches of rounds that are asked otherwise than the arguments above say.
+        network: simulate clients that are slow, absent or fail, and links, in virtual time; a round does not wait for
+            it, but says how long it would have lasted.
 
     Source: Yuan et al., PVLDB 15(8), 2022, algorithm 1.
     """
@@ -79,6 +84,7 @@ class IndependentSubnetTraining(Strategy):
         on_round: Callable[[RoundReport], Mapping[str, Any] | None] | None = None,
         server_optimizer: ServerOptimizer | None = None,
         phases: Sequence[Phase] = (),
+        network: Virtual | None = None,
     ) -> None:
         if local_steps < 1 or min_nodes < 1 or min_replies < 1:
             raise ValueError("local_steps, min_nodes and min_replies must be at least 1")
@@ -92,9 +98,16 @@ class IndependentSubnetTraining(Strategy):
         self.server = Server(server_optimizer or ServerOptimizer(), parameters, self.axes)
         plain = Terms(rule=rule, local_steps=local_steps, training=training or Training())
         self.course = Course(phases, plain)
+        self._lease = _lease_of(self.course, phases, privacy, server_optimizer)
+        if privacy is not None and network is not None:
+            raise ValueError("how long a simulated round lasts tells who was drawn; leave network out of a private run")
+        self.loans: dict[str, Tensor] = {}  # of the report after which a run is taken up
+        self._build = build
         self._seed, self._min_replies, self._on_round = seed, min_replies, on_round
         self._new_roster = partial(Roster, min_nodes, weighting, self.sizes, self.course.heaviest, adapt)
         self._roster = self._new_roster()
+        self._network = network
+        self._simulated: SimulatedRound | None = None
         self._rounds: int | None = None  # of the whole run, for the learning rate; `start` knows it
         self._open: Round | None = None
 
@@ -138,8 +151,8 @@ class IndependentSubnetTraining(Strategy):
         if isinstance(grid, Direct):
             arrays = {name: array.to(grid.device) for name, array in arrays.items()}
         _evaluate(evaluate_fn, first_round - 1, arrays, result)
-        for number in range(first_round, num_rounds + 1):
-            report = self._round(number, arrays, train_config or ConfigRecord(), grid, timeout)
+        reports = self._reports(first_round, arrays, train_config or ConfigRecord(), grid, timeout)
+        for number, report in zip(range(first_round, num_rounds + 1), reports, strict=False):
             arrays = report.arrays
             result.train_metrics_clientapp[number] = _metrics(report)
             _evaluate(evaluate_fn, number, arrays, result)
@@ -151,6 +164,8 @@ class IndependentSubnetTraining(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
         """Plan a round and cut a subnet for each node; one packed subnet serves its whole cohort."""
+        if self._lease is not None:
+            raise RoundError("leases know no rounds, which Flower's hooks are for; run this strategy's own start()")
         if self._rounds is None and self.course.terms(server_round, None).training.schedule == "cosine":
             raise RoundError(
                 "the cosine schedule needs the number of rounds, which Flower's hooks do not say; run this strategy's "
@@ -187,7 +202,49 @@ class IndependentSubnetTraining(Strategy):
         if any(own.rescale == "auto" for own in self.course.trainings):
             logger.info("%s", self._rescaling)
 
-    # --- One round ----------------------------------------------------------------------------------------------------
+    # --- Rounds -------------------------------------------------------------------------------------------------------
+
+    def _reports(
+        self, number: int, arrays: Arrays, config: ConfigRecord, grid: Grid, timeout: float
+    ) -> Iterator[RoundReport]:
+        """Round by round, without end."""
+        if self._lease is not None:
+            for report in lend(self._lending(self._lease, config, grid, timeout), arrays, number, self.loans):
+                yield self._told(report)
+        while self._lease is None:
+            report = self._round(number, arrays, config, grid, timeout)
+            number, arrays = number + 1, report.arrays
+            yield report
+
+    def _lending(self, rule: Lease, config: ConfigRecord, grid: Grid, timeout: float) -> Lending:
+        terms = self.course.terms(1, self._rounds)
+        conditions = Conditions(
+            seed=self._seed,
+            local_steps=terms.local_steps,
+            training=terms.training,
+            scales=partial(self._rescaling.scales, terms.training.rescale, self.sizes),
+            rounds=self._rounds or 1,
+            min_replies=self._min_replies,
+        )
+        return Lending(
+            rule=rule,
+            conditions=conditions,
+            build=self._build,
+            axes=self.axes,
+            sizes=self.sizes,
+            coverage=self.coverage,
+            roster=self._roster,
+            grid=grid,
+            network=self._network,
+            config=config,
+            timeout=timeout,
+        )
+
+    def _told(self, report: RoundReport) -> RoundReport:
+        told = self._on_round(report) if self._on_round is not None else None
+        known = {"train_loss": report.loss, "coverage": report.coverage, **(told or {})}
+        self.course.after(report.round, self._rounds, known)
+        return report
 
     def _round(self, number: int, arrays: Arrays, config: ConfigRecord, grid: Grid, timeout: float) -> RoundReport:
         this, assignments = self._assign(number, arrays, grid, timeout)
@@ -200,7 +257,9 @@ class IndependentSubnetTraining(Strategy):
 
     def _assign(self, number: int, arrays: Arrays, grid: Grid, timeout: float) -> tuple[Round, Iterator[Assignment]]:
         """Open a round: deal the units out; a subnet is cut when it is asked for."""
-        clients = {client.node: client for client in self._roster.connected(grid, timeout)}
+        connected = self._roster.connected(grid, timeout)
+        here = self._network.present(number, connected) if self._network else connected
+        clients = {client.node: client for client in here}
         this = Round(number, tuple(clients.values()), arrays, self.axes, self.coverage)
         nodes = [Node(client.node, client.capacity, client.limit) for client in clients.values()]
         terms = self.course.terms(number, self._rounds)
@@ -224,7 +283,10 @@ class IndependentSubnetTraining(Strategy):
             for units, cohort in zip(plan.subnets, plan.cohorts, strict=True)
             if cohort
         )
-        return this, assignments
+        if self._network is None:
+            return this, assignments
+        self._simulated = SimulatedRound(self._network, number, {client.node: client.number for client in here})
+        return this, self._simulated.ask(assignments, this.failed)
 
     def _plan(self, this: Round, number: int, rule: Rule, nodes: list[Node], arrays: Arrays) -> Plan:
         """Who trains what; in a private run the round is told to keep it to itself."""
@@ -261,11 +323,30 @@ class IndependentSubnetTraining(Strategy):
                     this.take(answer)
         report = this.close(self._min_replies)
         report = replace(report, arrays=self.server.step(this.before, report.arrays, list(this.held.values())))
-        self._roster.learn({node: (share(units, self.sizes), took) for node, (units, took) in this.times.items()})
-        told = self._on_round(report) if self._on_round is not None else None
-        known = {"train_loss": report.loss, "coverage": report.coverage, **(told or {})}
-        self.course.after(report.round, self._rounds, known)
-        return report
+        times = this.times
+        if self._network is not None and self._simulated is not None:
+            trips = self._simulated.trips({node: seconds for node, (_, seconds) in times.items()})
+            report = replace(report, virtual=self._network.round_seconds(trips.values()))
+            times = {node: (units, trips[node].alone) for node, (units, _) in times.items()}
+        self._roster.learn({node: (share(units, self.sizes), took) for node, (units, took) in times.items()})
+        return self._told(report)
+
+
+def _lease_of(
+    course: Course, phases: Sequence[Phase], privacy: Central | None, server_optimizer: ServerOptimizer | None
+) -> Lease | None:
+    """The rule, if units are lent: then there are no rounds that anything else could be about."""
+    rules = [course.plain.rule, *(phase.rule for phase in phases)]
+    if not any(isinstance(rule, Lease) for rule in rules):
+        return None
+    own = server_optimizer not in (None, ServerOptimizer())
+    asked = {"phases": bool(phases), "privacy": privacy is not None, "a server optimiser": own}
+    if others := [name for name, given in asked.items() if given]:
+        raise RuleError(
+            f"where units are lent there are no rounds that phases, privacy or a server optimiser could be about, but "
+            f"the rule is 'lease' and {' and '.join(others)} was asked for; leave one of them out"
+        )
+    return course.plain.rule if isinstance(course.plain.rule, Lease) else None
 
 
 def _metrics(report: RoundReport) -> MetricRecord:

@@ -54,6 +54,14 @@ def test_a_node_that_came_again_lost_its_order() -> None:
     assert found == {1: "it started anew, and no longer holds its order"}
 
 
+def test_a_node_that_came_again_before_it_was_sent_something_lost_nothing() -> None:
+    grid: Any = Described(node(1, 0), node(2, 0))
+    watch = Liveness(cast(Grid, grid))
+    grid.nodes = (node(1, 0, came="one"), node(2, 0, came="one"))
+    watch.expect([1])
+    assert watch.gone([1, 2]) == {2: "it started anew, and no longer holds its order"}
+
+
 def test_a_node_of_which_nothing_is_said_is_not_missed() -> None:
     assert gone(Described(NodeInfo(node_id=1, heartbeat_interval=10)), [1]) == {}
 

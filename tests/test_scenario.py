@@ -9,6 +9,7 @@ import pytest
 
 from ist_fed import rules
 from ist_fed.errors import ScenarioError
+from ist_fed.network import Network, Tier
 from ist_fed.scenario import (
     Record,
     Rounds,
@@ -98,6 +99,26 @@ def test_every_key_can_be_set() -> None:
     assert scenario.options == {"alpha": 0.5, "nested": {"deep": [1, 2]}}
     assert scenario.make_rule() == rules.Full()
     assert parse_scenario(scenario.to_toml()) == scenario
+
+
+def test_a_network_is_read_with_its_tiers_and_written_again() -> None:
+    text = f"""{LEAST}
+        [network]
+        flops = 5e9
+        up = 10e6
+        spread = 8
+        compute = "measured"
+        [network.tiers.phone]
+        share = 3
+        flops = 1e9
+        [network.tiers.desk]
+    """
+    scenario = parse_scenario(text)
+    tiers = {"phone": Tier(share=3.0, flops=1e9), "desk": Tier()}
+    assert scenario.network == Network(flops=5e9, up=10e6, spread=8.0, compute="measured", tiers=tiers)
+    assert parse_scenario(scenario.to_toml()) == scenario
+    assert "network.tiers.phone.speed" in error(text, "network.tiers.phone.speed=1")
+    assert "[network.tiers.phone] dropout must be a probability" in error(text, "network.tiers.phone.dropout=2.0")
 
 
 def test_the_rule_is_made_with_its_fields() -> None:

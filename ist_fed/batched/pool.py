@@ -58,11 +58,15 @@ class Pool:
         """How many a client has."""
         return self._lengths[client]
 
-    def orders(self, clients: Sequence[int], size: int, steps: int, seed: int, round: int) -> Tensor:
-        """Which examples each client takes in each step, as it would draw them alone: steps × clients × examples."""
+    def orders(self, clients: Sequence[int], size: int, steps: int, seed: int, round: int | Sequence[int]) -> Tensor:
+        """Which examples each client takes in each step, as it would draw them alone: steps × clients × examples.
+
+        All clients draw for one round, or each for its own.
+        """
+        rounds = [round] * len(clients) if isinstance(round, int) else round
         orders = np.empty((steps, len(clients), size), dtype=np.int64)
-        for at, client in enumerate(clients):
-            rng = generator(seed, round, "batches", client)
+        for at, (client, its_round) in enumerate(zip(clients, rounds, strict=True)):
+            rng = generator(seed, its_round, "batches", client)
             orders[:, at] = first_batches(self._lengths[client], size, steps, rng)
         orders += np.array([self._starts[client] for client in clients])[:, None]
         return torch.from_numpy(orders).to(self._device)

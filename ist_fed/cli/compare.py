@@ -95,11 +95,20 @@ def _show(rows: list[dict[str, Any]], target: float | None) -> None:
         "mb_per_client": ("MB moved per client", ".2f"),
         "steps_per_client": ("local steps per client", ".0f"),
         "gflops_per_client": ("GFLOPs per client", ".1f"),
+        "virtual_seconds": ("virtual seconds", ".4g"),
     }
     if target is not None:
         lines["target_round"] = (f"rounds to {metric} {target}", ".0f")
         lines["target_mb_per_client"] = ("  MB per client", ".2f")
         lines["target_gflops_per_client"] = ("  GFLOPs per client", ".1f")
+        lines["target_virtual_seconds"] = ("  virtual seconds", ".4g")
     for key, (words, style) in lines.items():
-        table.add_row(words, *("never" if row[key] is None else format(row[key], style) for row in rows))
+        if any(key in row for row in rows):
+            table.add_row(words, *(_cell(key, row, style) for row in rows))
     Console(highlight=False).print(table)
+
+
+def _cell(key: str, row: dict[str, Any], style: str) -> str:
+    if key not in row:  # only runs on a simulated network have virtual seconds
+        return "–"
+    return "never" if row[key] is None else format(row[key], style)

@@ -148,7 +148,8 @@ class LocalGrid(InProcessGrid):
             [*(known[node] for node in part), *[0.0] * more]
             for known, (_, part), more in zip(of_node, chunk, short, strict=True)
         ]
-        orders = self._pool.orders(nodes, job.batch, job.steps, asked.seed, asked.round)
+        rounds = [each.round for each, _ in chunk for _ in range(most)]
+        orders = self._pool.orders(nodes, job.batch, job.steps, asked.seed, rounds)
         fetch = self._pool.batch_in_data if choice.in_data else self._pool.batch
         trained = train_together(
             self._network(job),

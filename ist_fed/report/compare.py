@@ -17,6 +17,7 @@ from ist_fed.report.curves import (
     reached,
     rounds_of,
     values_of,
+    virtual_of,
 )
 from ist_fed.report.figures import curve, round_axis, score_axis
 from ist_fed.report.numbers import amount, rule_text, score
@@ -37,8 +38,10 @@ _COLUMNS = {
     "target_round": "round that reached {target}",
     "target_mb_per_client": "MB per client until then",
     "target_gflops_per_client": "GFLOPs per client until then",
+    "target_virtual_seconds": "virtual seconds until then",
     "mb_per_client": "MB per client in all",
     "gflops_per_client": "GFLOPs per client in all",
+    "virtual_seconds": "virtual seconds in all",
     "steps_per_client": "local steps per client",
 }
 """Key of a row → heading; keys that a row does not have are left out, and others come last, under their own name."""
@@ -58,6 +61,7 @@ def comparison_rows(runs: Sequence[Run], target: float | None) -> list[dict[str,
         For each run `name` (of its folder), `rule` as text, `metric` (its name), `rounds`, `final` and `best` of the
         metric (None where it was never evaluated), `mb_per_client` and `steps_per_client` of the whole run, and
         `target_round` and `target_mb_per_client`, where the target was first reached (None where it was not).
+        A run on a simulated network has `virtual_seconds` and `target_virtual_seconds`, too.
         Megabytes are of 10⁶ bytes, sent and received, of a client that took part in every round.
 
     Raises:
@@ -85,7 +89,15 @@ def _row(run: Run, lines: Sequence[Line], target: float | None) -> dict[str, Any
         "steps_per_client": sum(run.scenario.during(line.get("phase", 0)).local_steps for line in lines),
         "target_round": at,
         "target_mb_per_client": moved,
+        **_virtual(lines, at),
     }
+
+
+def _virtual(lines: Sequence[Line], at: int | None) -> dict[str, Any]:
+    if (seconds := virtual_of(lines)) is None:
+        return {}
+    there = None if at is None else seconds[rounds_of(lines).index(at)]
+    return {"virtual_seconds": seconds[-1], "target_virtual_seconds": there}
 
 
 def write_comparison(runs: Sequence[Run], rows: Sequence[dict[str, Any]], folder: Path, target: float | None) -> Path:

@@ -81,6 +81,12 @@ def megabytes_of(lines: Sequence[Line]) -> list[float]:
     return [total / 1e6 for total in accumulate(per_client(lines, "bytes_down", "bytes_up"))]
 
 
+def virtual_of(lines: Sequence[Line]) -> list[float] | None:
+    """Seconds on the simulated network's clock after each round; None where no network was simulated."""
+    given = [line.get("virtual") for line in lines]
+    return [float(virtual["total"]) for virtual in given if virtual] if all(given) else None
+
+
 def best_of(lines: Sequence[Line]) -> tuple[int, float] | None:
     """Round and value of the best metric so far; higher is better, and of equals the first counts."""
     metric = metric_of(lines)

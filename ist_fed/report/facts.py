@@ -36,6 +36,11 @@ class Facts:
         return metric_of(self.lines)
 
     @property
+    def lends(self) -> bool:
+        """Whether units were lent to one client at a time, and not dealt out in rounds."""
+        return self.scenario.rule.get("name") == "lease"
+
+    @property
     def done(self) -> bool:
         """Whether the run came to its end."""
         return is_final(self.lines, self.model)

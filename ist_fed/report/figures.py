@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ist_fed.report.canvas import Picture, Theme, canvas, frame, plain
-from ist_fed.report.curves import Line, megabytes_of, metric_of, per_client, rounds_of, values_of
+from ist_fed.report.curves import Line, megabytes_of, metric_of, per_client, rounds_of, values_of, virtual_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,16 +39,24 @@ def pictures(lines: Sequence[Line], expected: Sequence[float] | None, full_bytes
             f"{metric} and loss against the megabytes that one client sent and received",
             lambda theme: _learning(theme, lines, megabytes=True),
         ),
+        *_virtual(lines),
         Picture("coverage", "share of the network trained so far", lambda theme: _coverage(theme, lines, expected)),
         Picture("bytes", "megabytes a client moves in each round", lambda theme: _bytes(theme, lines, full_bytes)),
         Picture("seconds", "seconds of each round by phase", lambda theme: _seconds(theme, lines)),
     ]
 
 
-def _learning(theme: Theme, lines: Sequence[Line], megabytes: bool) -> "Figure":
+def _virtual(lines: Sequence[Line]) -> list[Picture]:
+    if virtual_of(lines) is None:
+        return []
+    alt = f"{metric_of(lines)} and loss against seconds on the simulated network"
+    return [Picture("learning-virtual", alt, lambda theme: _learning(theme, lines, virtual=True))]
+
+
+def _learning(theme: Theme, lines: Sequence[Line], megabytes: bool = False, virtual: bool = False) -> "Figure":
     figure, metric = canvas(theme, *_TALL), metric_of(lines)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    x = megabytes_of(lines) if megabytes else rounds_of(lines)
+    x = megabytes_of(lines) if megabytes else (virtual_of(lines) if virtual else None) or rounds_of(lines)
     curve(frame(top, theme), x, values_of(lines, metric), theme.palette[0], metric)
     score_axis(top, metric)
     curve(frame(bottom, theme), x, values_of(lines, "loss"), theme.palette[0], "whole network, held-out data")
@@ -70,8 +78,8 @@ def _learning(theme: Theme, lines: Sequence[Line], megabytes: bool) -> "Figure":
         borderaxespad=0,
         columnspacing=1.2,
     )
-    if megabytes:
-        bottom.set_xlabel("MB sent and received by a client")
+    if megabytes or virtual:
+        bottom.set_xlabel("MB sent and received by a client" if megabytes else "seconds on the simulated network")
         bottom.set_xlim(0, 1.02 * x[-1] or 1)
     else:
         round_axis(bottom, rounds_of(lines)[0], rounds_of(lines)[-1])

@@ -10,17 +10,20 @@ from ist_fed.coverage import count_trained, untrained
 from ist_fed.errors import RunError
 from ist_fed.report.curves import Line
 from ist_fed.report.network import Key, Network
-from ist_fed.rules import Disjoint, Node, Plan, plan_round
+from ist_fed.rules import Disjoint, Lease, Node, Plan, plan_round
+from ist_fed.rules.lease import first_loans
 from ist_fed.scenario import Scenario
 
 
 def plans_of(scenario: Scenario, lines: Sequence[Line]) -> list[Plan]:
-    """The plan of each line's round, its nodes named by the clients' own numbers."""
+    """The plan of each line's round, its nodes named by the clients' own numbers; of leases what was lent out first."""
     if scenario.privacy.mode != "off":
         raise RunError(
             "a report shows who held which units, which nobody knows of a private run; its metrics are in "
             "metrics.jsonl, and what it spent in privacy.jsonl"
         )
+    if isinstance(rule := scenario.make_rule(), Lease):
+        return [_first_loans(rule, scenario, lines)]
     plans, trained = list[Plan](), untrained(scenario.sizes)
     rules = {phase: scenario.during(phase).make_rule() for phase in {line.get("phase", 0) for line in lines}}
     for line in lines:
@@ -34,6 +37,12 @@ def plans_of(scenario: Scenario, lines: Sequence[Line]) -> list[Plan]:
         for number in _brought_back(plans[-1], line):
             count_trained(trained, plans[-1].subnets[number])
     return plans
+
+
+def _first_loans(rule: Lease, scenario: Scenario, lines: Sequence[Line]) -> Plan:
+    keys = ("clients", "capacities", "limits")
+    nodes = {node[0]: Node(*node) for line in lines for node in zip(*(line[key] for key in keys), strict=True)}
+    return first_loans(rule, [nodes[client] for client in sorted(nodes)], scenario.sizes, scenario.seed)
 
 
 def held(plan: Plan, axis: str, size: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ist_fed.report.canvas import Drawn
-from ist_fed.report.curves import Line, final_of
+from ist_fed.report.curves import Line, final_of, virtual_of
 from ist_fed.report.facts import Facts
 from ist_fed.report.figures import phases
 from ist_fed.report.holdings import Holdings, followed
@@ -32,6 +32,12 @@ def one_round(facts: Facts, drawn: dict[str, Drawn]) -> list[Html]:
         moving = ", the clients moving on in between" if scenario.rule.get("rotate", True) else ""
         anew = ", anew in each round" if kept == 1 else f", anew every {kept} rounds{moving}"
         deal += anew if holdings.redrawn else ", the same in every round" * (facts.rounds > 1)
+    if facts.lends:
+        deal = (
+            f"The rule, {rule_text(scenario.rule)}, lent each client units that nobody else held. Nobody waited: when "
+            f"a client returned its units they were merged at once, and it borrowed others of those that were free. A "
+            f"round is as many leases that ended as there are clients; the picture shows what was lent out first"
+        )
     send = (
         "Each client was sent the network that its units make. A weight between two hidden units travels only if both "
         "belong to the client's subnet; the network's inputs and outputs are not cut."
@@ -97,11 +103,24 @@ def learning(facts: Facts, drawn: dict[str, Drawn]) -> list[Html]:
             figure(drawn["learning-rounds"], "Against rounds: how fast it learnt."),
             figure(drawn["learning-megabytes"], "Against megabytes per client: what learning cost in traffic."),
         ),
+        *_in_virtual_time(facts, drawn),
     ]
 
 
+def _in_virtual_time(facts: Facts, drawn: dict[str, Drawn]) -> list[Html]:
+    if (seconds := virtual_of(facts.lines)) is None:
+        return []
+    text = (
+        f"Against the clock of the network that the scenario simulates: there {count(facts.rounds, 'round')} would "
+        f"have taken {seconds[-1]:,.4g} s."
+    )
+    return [tag("div", figure(drawn["learning-virtual"], text), class_="narrow")]
+
+
 def units(facts: Facts, drawn: dict[str, Drawn]) -> list[Html]:
-    """Who held which units."""
+    """Who held which units; nothing of leases, which are not dealt out in rounds."""
+    if facts.lends:
+        return []
     holdings, client = facts.holdings, followed(facts.plans)
     more = []
     if not holdings.disjoint:

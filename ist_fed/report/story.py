@@ -40,7 +40,7 @@ def _pictures(facts: Facts) -> list[Picture]:
     expected = expected_coverage(scenario, facts.lines, facts.plans, facts.network)
     return [
         one_round_picture(rounds[0], facts.plans[0], scenario.sizes, facts.network),
-        units_picture(rounds, facts.plans, scenario.sizes),
+        *([] if facts.lends else [units_picture(rounds, facts.plans, scenario.sizes)]),
         *pictures(facts.lines, expected, facts.full_bytes),
     ]
 

@@ -7,6 +7,7 @@ from ist_fed.rules.disjoint import Disjoint
 from ist_fed.rules.fjord import Fjord
 from ist_fed.rules.full import Full
 from ist_fed.rules.independent import Independent
+from ist_fed.rules.lease import Grant, Lease, Leases
 from ist_fed.rules.least_trained import LeastTrained
 from ist_fed.rules.nested import Nested
 from ist_fed.rules.overlapping import Overlapping
@@ -25,6 +26,7 @@ RULES: dict[str, Callable[..., Rule]] = {
     "rolling": Rolling,
     "least_trained": LeastTrained,
     "private": Private,
+    "lease": Lease,
 }
 """Name in a scenario → rule."""
 
@@ -34,7 +36,10 @@ __all__ = [
     "Disjoint",
     "Fjord",
     "Full",
+    "Grant",
     "Independent",
+    "Lease",
+    "Leases",
     "LeastTrained",
     "Nested",
     "Node",

@@ -177,3 +177,11 @@ def test_a_pool_gives_each_client_its_own_examples_in_its_own_order() -> None:
             assert torch.equal(pool.batch(orders[step])[1][at], data[client][1][order])
             assert torch.equal(pool.batch_in_data(orders[step])[1][at], data[client][1][order])
             assert examples.orders[step, at].tolist() == order.tolist()
+
+
+def test_a_client_that_comes_alone_after_the_others_has_its_examples_there() -> None:
+    pool = Pool(torch.device("cpu"))
+    pool.add(0, TensorDataset(torch.zeros(3, 2), torch.zeros(3)))
+    pool.one(0, 3)
+    pool.add(1, TensorDataset(torch.ones(3, 2), torch.ones(3)))
+    assert pool.one(1, 3)[0].tolist() == [[1, 1]] * 3

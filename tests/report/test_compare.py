@@ -180,3 +180,14 @@ def test_hostile_and_odd_names(write_run: WriteRun, tmp_path: Path) -> None:
 def test_more_runs_than_colours(write_run: WriteRun, tmp_path: Path) -> None:
     runs = [write_run(f"run{number}", rounds=2) for number in range(11)]
     assert write_comparison(runs, comparison_rows(runs, 0.6), tmp_path, 0.6).exists()
+
+
+def test_virtual_seconds_are_compared_where_there_are_any(write_run: WriteRun, tmp_path: Path) -> None:
+    times = {round: {"virtual": {"round": 2.5, "total": 2.5 * round}} for round in range(1, 7)}
+    runs = [write_run("one", lines=times), write_run("other")]
+    rows = comparison_rows(runs, 0.8)
+    assert (rows[0]["virtual_seconds"], rows[0]["target_virtual_seconds"]) == (15.0, 7.5)
+    assert "virtual_seconds" not in rows[1]
+    html = write_comparison(runs, rows, tmp_path, 0.8).read_text()
+    head, one, other = Cells(html).rows[:3]
+    assert (one[head.index("virtual seconds in all")], other[head.index("virtual seconds in all")]) == ("15", "–")

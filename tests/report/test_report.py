@@ -128,6 +128,23 @@ def test_refused_replies_are_counted_by_reason(write_run: WriteRun) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_run_on_a_simulated_network_is_told_in_its_seconds_too(write_run: WriteRun) -> None:
+    times = {round: {"virtual": {"round": 2.5, "total": 2.5 * round}} for round in range(1, 7)}
+    run = write_run(lines=times)
+    html = write_report(run).read_text()
+    assert "there 6 rounds would have taken 15 s" in html
+    assert (run.folder / "report" / "learning-virtual.png").exists()
+
+
+def test_leases_are_told_of_without_plans_that_there_never_were(write_run: WriteRun) -> None:
+    ended = {"clients": [3, 1, 3, 0], "capacities": [1.0] * 4, "limits": [1.0] * 4}
+    run = write_run(rule={"name": "lease", "groups": 4, "min_units": 4}, clients=4, lines={0: ended})
+    html = write_report(run).read_text()
+    assert "Nobody waited" in html
+    assert "Who held which units" not in html
+    assert not (run.folder / "report" / "units.png").exists()
+
+
 def test_the_scenario_is_there_to_be_run_again(write_run: WriteRun) -> None:
     run = write_run()
     assert " ".join(run.scenario.to_toml().split()) in read(write_report(run)).text

@@ -29,6 +29,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "rolling": {"share": 0.4, "min_units": 2},
     "least_trained": {"share": 0.4, "min_units": 2},
     "private": {"groups": 3, "min_units": 2},
+    "lease": {"groups": 12, "min_units": 2},
 }
 """Arguments of every rule that needs some, or whose defaults are for wider networks."""
 

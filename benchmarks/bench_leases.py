@@ -1,0 +1,275 @@
+"""Virtual time to 97 % on real digits: leases, which nobody waits for, against synchronous rounds of disjoint subnets.
+
+    python benchmarks/bench_leases.py            # minutes on an idle core; goes on where it was stopped
+    python benchmarks/bench_leases.py --fresh    # forget finished runs
+
+MLP 64-1024-1024-10 with BatchNorm, 8 clients, 10 local steps of batch 32 by SGD with momentum 0.9 and a constant
+learning rate, trained in process by the product itself on its virtual network: 1 GFLOP/s and 1 ms a step, 100 Mbit/s
+each way, 1 ms latency. Rounds deal 8 disjoint subnets, or 4 that two clients train each; leases are of 8 groups with a
+quarter of the units free. The whole network is evaluated on the test images after every round, or after every 8 leases;
+counted is the virtual time at which it is first right on 97 % of them. Synchronous training does not see the network,
+so its runs are the same in all three, and only their clock differs.
+
+Every method gets its own learning rate, in each network: of the ladder, the one with the least mean time on seeds that
+are not reported. A rate at the edge of those tried brings in the next one of the ladder.
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench_core import RESULTS, machine
+
+from ist_fed import IndependentSubnetTraining, rules, wire
+from ist_fed.arrays import arrays_of, load_arrays
+from ist_fed.cost import cost
+from ist_fed.engines.local import LocalGrid
+from ist_fed.evaluate import evaluate, ready
+from ist_fed.network import Asked, Network, Tier, Virtual
+from ist_fed.round import RoundReport
+from ist_fed.rules import Rule
+from ist_fed.seeds import seeded, torch_generator
+from ist_fed.tasks import load_task
+from ist_fed.train import Training
+from ist_fed.worker import Worker
+
+CLIENTS, SIZES, STEPS, ROUNDS, TARGET = 8, {"hidden1": 1024, "hidden2": 1024}, 10, 60, 0.97
+SEEDS, TUNING_SEEDS = (1, 2, 3, 4, 5), (101, 102)
+LADDER, START = (0.03, 0.1, 0.3, 1.0), (0.1, 0.3)
+PLAIN = {"flops": 1e9, "step_seconds": 1e-3, "down": 1e8, "up": 1e8, "latency": 1e-3}
+SLOW = Tier(share=1, flops=1e8, step_seconds=1e-2)
+NETWORKS = {
+    "one straggler, 10 ×": Network(**PLAIN, tiers={"straggler": SLOW, "others": Tier(share=7)}),
+    "spread 1 to 8 ×": Network(**PLAIN, spread=8),
+    "equal": Network(**PLAIN),
+}
+SUBNETS = {"rounds, 8 subnets": 8, "rounds, 4 subnets": 4}
+RULES: dict[str, Rule] = {
+    "leases": rules.Lease(groups=8),
+    **{name: rules.Disjoint(groups=groups) for name, groups in SUBNETS.items()},
+}
+LEASES, ROUNDS_OF_8, ROUNDS_OF_4 = RULES
+TARGETS = {"one straggler, 10 ×": 2.0, "spread 1 to 8 ×": 2.0, "equal": 1 / 1.2}
+
+
+class There(Exception):
+    """The target was reached."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """Training that was watched round by round: virtual seconds on each network that was clocked, and accuracy."""
+
+    seconds: dict[str, list[float]]
+    accuracy: list[float]
+
+
+TASK = load_task("digits", {})
+
+
+@cache
+def flops_of(sizes: tuple[tuple[str, int], ...], training: Training) -> int:
+    return cost(TASK, dict(sizes), training).flops
+
+
+def virtual(name: str, seed: int) -> Virtual:
+    def flops(sizes: Mapping[str, int], training: Training) -> float:
+        return flops_of(tuple(sizes.items()), training)
+
+    return Virtual(NETWORKS[name], seed, CLIENTS, flops)
+
+
+def train(method: str, network: str, lr: float, seed: int) -> Done:
+    """One run, ended when it is there."""
+    seconds, accuracy = list[float](), list[float]()
+    model = TASK.build(**SIZES)
+
+    def note(report: RoundReport) -> None:
+        load_arrays(model, report.arrays)
+        accuracy.append(evaluate(ready(model, TASK), TASK, TASK.test_data())["accuracy"])
+        seconds.append((seconds[-1] if seconds else 0.0) + float(report.virtual or 0.0))
+        if accuracy[-1] >= TARGET:
+            raise There
+
+    def worker(client: int) -> Worker:
+        return Worker(TASK, TASK.client_data(client, CLIENTS), client=client)
+
+    strategy = IndependentSubnetTraining(
+        build=TASK.build,
+        sizes=SIZES,
+        rule=RULES[method],
+        local_steps=STEPS,
+        training=Training(lr=lr),
+        seed=seed,
+        network=virtual(network, seed),
+        on_round=note,
+    )
+    with seeded(torch_generator(seed, "initial").initial_seed()):
+        initial = wire.to_record(arrays_of(TASK.build(**SIZES)))
+    grid = LocalGrid(CLIENTS, worker, TASK, torch.device("cpu"))
+    with contextlib.suppress(There):
+        strategy.start(grid, initial, ROUNDS)
+    return Done({network: seconds}, accuracy)
+
+
+# --- Runs, kept -------------------------------------------------------------------------------------------------------
+
+
+class Bench:
+    """Runs that are not in the results file yet, written after each."""
+
+    def __init__(self, path: Path, *, fresh: bool) -> None:
+        self._path = path
+        self.results: dict[str, Any] = {"runs": {}}
+        if path.exists() and not fresh:
+            self.results = json.loads(path.read_text(encoding="utf-8"))
+
+    def run(self, method: str, network: str, lr: float, seed: int) -> dict[str, Any]:
+        """The marks of a run, virtual seconds and accuracy; synchronous ones are clocked anew for a network."""
+        same = method != LEASES
+        key = f"{method} | {'any' if same else network} | lr {lr:g} | seed {seed}"
+        if key not in self.results["runs"]:
+            done = train(method, network, lr, seed)
+            marks = [round(value, 4) for value in done.accuracy]
+            self.results["runs"][key] = {"seconds": done.seconds, "accuracy": marks}
+            print(f"{key:60} {len(marks):4} rounds, {done.seconds[network][-1]:8.3f} s, {marks[-1]:.4f}", flush=True)
+            self.save()
+        run: dict[str, Any] = self.results["runs"][key]
+        if network not in run["seconds"]:
+            a_round = round_seconds(method, network, seed)
+            run["seconds"][network] = [a_round * (at + 1) for at in range(len(run["accuracy"]))]
+        return run
+
+    def time(self, method: str, network: str, lr: float, seed: int) -> float:
+        """Virtual seconds to the target; infinite if it was not reached."""
+        run = self.run(method, network, lr, seed)
+        return run["seconds"][network][-1] if run["accuracy"][-1] >= TARGET else math.inf
+
+    def tuned(self, method: str, network: str) -> float:
+        """The learning rate with the least mean time on seeds that are not reported."""
+        tried = list(START)
+        while True:
+            best = min(tried, key=lambda lr: self._mean(method, network, lr))
+            at = LADDER.index(best)
+            more = [LADDER[next] for next in (at - 1, at + 1) if 0 <= next < len(LADDER) and LADDER[next] not in tried]
+            if not more:
+                return best
+            tried += more
+
+    def _mean(self, method: str, network: str, lr: float) -> float:
+        total = 0.0
+        for seed in TUNING_SEEDS:
+            total += self.time(method, network, lr, seed)
+            if total == math.inf:
+                break  # whatever the others take
+        return total / len(TUNING_SEEDS)
+
+    def save(self) -> None:
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(self.results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.replace(self._path)
+
+
+def round_seconds(method: str, network: str, seed: int) -> float:
+    """What every synchronous round lasts on a network: subnets are equal, and nobody fails."""
+    groups, known = SUBNETS[method], virtual(network, seed)
+    sizes = {axis: units // groups for axis, units in SIZES.items()}
+    subnet = {"sizes": sizes, "bytes": bytes_of(groups), "steps": STEPS, "training": Training()}
+    return known.round_seconds(known.trip(Asked(client=client, **subnet)) for client in range(CLIENTS))
+
+
+@cache
+def bytes_of(groups: int) -> int:
+    return cost(TASK, {axis: units // groups for axis, units in SIZES.items()}, Training()).bytes
+
+
+# --- Saying what came out ---------------------------------------------------------------------------------------------
+
+
+def fill(bench: Bench) -> None:
+    rows = []
+    for network in NETWORKS:
+        found = {}
+        for method in RULES:
+            lr = bench.tuned(method, network)
+            found[method] = lr, [bench.time(method, network, lr, seed) for seed in SEEDS]
+        rows += [row(network, method, found) for method in found]
+    bench.results |= {
+        "title": "Leases against rounds, in virtual time",
+        "machine": machine(),
+        "command": "make bench-leases",
+        "columns": ["network", "method", "lr", "virtual s to 97 %", "over leases", "target"],
+        "rows": rows,
+        "notes": [
+            (__doc__ or "").split("\n\n", 2)[2].strip(),
+            NOTE,
+            NARROWER,
+            PICTURE,
+        ],
+    }
+    bench.save()
+    plot(bench, {(network, method): float(lr) for network, method, lr, *_ in rows})
+    for each in rows:
+        print(" | ".join(each))
+
+
+NARROWER = (
+    "Tried first: 512 units a layer. Leases were then of 48 units, and at a constant learning rate 97 % lay within the "
+    "noise of both methods' plateau: rounds of 8 took 4.07, 1.05 and 0.22 times as long as leases (one straggler, "
+    "spread, equal; one of five runs of leases never got there in 100 rounds when all were equal). To 96 % it was 6.0, "
+    "1.7 and 0.77 times. The widths above were taken after that; they help both."
+)
+PICTURE = "![test accuracy over virtual time](images/leases.png)"
+NOTE = (
+    "Median and range over five seeds; a ratio is of medians, and how many times sooner leases are there. Times mean "
+    "something relative to each other only: what a step takes is assumed, not measured."
+)
+
+
+def row(network: str, method: str, found: Mapping[str, tuple[float, list[float]]]) -> list[str]:
+    lr, times = found[method]
+    middle, ours = statistics.median(times), statistics.median(found[LEASES][1])
+    ratio, target = middle / ours, TARGETS[network]
+    verdict = "" if method != ROUNDS_OF_8 else f"≥ {target:.2g} ×: {'met' if ratio >= target else 'MISSED'}"
+    said = f"{middle:.3g} ({min(times):.3g} to {max(times):.3g})"
+    return [network, method, f"{lr:g}", said, "" if method == LEASES else f"{ratio:.2f} ×", verdict]
+
+
+def plot(bench: Bench, rates: Mapping[tuple[str, str], float]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, len(NETWORKS), figsize=(12, 3.8), sharey=True)
+    for panel, network in zip(panels, NETWORKS, strict=True):
+        for method, colour in zip(RULES, ("tab:blue", "tab:orange", "tab:green"), strict=True):
+            for at, seed in enumerate(SEEDS):
+                run = bench.run(method, network, rates[network, method], seed)
+                label = None if at else method
+                panel.plot(run["seconds"][network], run["accuracy"], color=colour, alpha=0.6, linewidth=1, label=label)
+        panel.axhline(TARGET, color="grey", linewidth=0.8, linestyle="--")
+        panel.set(title=network, xlabel="virtual seconds", ylim=(0.85, 0.985), xscale="log")
+    panels[0].set_ylabel("test accuracy")
+    panels[0].legend(loc="lower right")
+    figure.tight_layout()
+    figure.savefig(Path(__file__).parents[1] / "docs" / "images" / "leases.png", dpi=110)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    arguments.add_argument("--fresh", action="store_true", help="forget finished runs")
+    torch.set_num_threads(1)
+    fill(Bench(RESULTS / "leases.json", fresh=arguments.parse_args().fresh))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""Leases: a client borrows units that nobody else holds, and when it returns them borrows others; nobody waits.
+
+What a client holds is never stale, for nobody else could have changed it. A share of every axis stays free, so that
+units meet others than those they were lent with before.
+
+Source: an asynchronous form of Independent Subnet Training (Yuan et al., PVLDB 15(8), 2022), our own.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import ceil, inf
+from types import MappingProxyType
+
+import numpy as np
+import torch
+
+from ist_fed.errors import RuleError
+from ist_fed.places import Units
+from ist_fed.rules.plan import Node, Plan, check_nodes
+from ist_fed.seeds import generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """Lend units of every axis out, to at most about `groups` clients at a time.
+
+    A strategy with this rule keeps no rounds: it merges what a client returns at once, and lends it other units. A
+    client of average capacity borrows `(1 - free) / groups` of every axis, others in proportion, none more than its
+    limit and than there is; one for whom there is too little waits for the next return.
+
+    Args:
+        groups: average clients that can borrow at once; with as many as there are clients nobody waits.
+        free: share of every axis that is never lent out; with nothing free units would never meet others.
+        term: seconds after which a client that has not returned its units loses them.
+        min_units: fewest units of any axis in any subnet.
+    """
+
+    groups: int
+    free: float = 0.25
+    term: float = 3600.0
+    min_units: int = 16
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be lent."""
+        if min(self.groups, self.min_units) < 1:
+            raise RuleError(f"groups and min_units must be at least 1, but are {self.groups} and {self.min_units}")
+        if not 0 <= self.free < 1:
+            raise RuleError(f"free must be a share from 0 to below 1, but is {self.free}")
+        if not 0 < self.term < inf:
+            raise RuleError(f"term must be a positive number of seconds, but is {self.term}")
+
+    def lendable(self, size: int) -> int:
+        """How many units of an axis may be out at once."""
+        return size - ceil(self.free * size)
+
+    def wish(self, node: Node, sizes: Mapping[str, int]) -> dict[str, int]:
+        """How many units of each axis a node borrows if they are there; its capacity is relative to the average's 1.
+
+        Raises:
+            RuleError: it could never be lent `min_units`.
+        """
+        wished = {}
+        for axis, size in sizes.items():
+            lendable, most = self.lendable(size), int(node.limit * size)
+            if lendable < self.min_units:
+                raise RuleError(
+                    f"every lease needs at least min_units={self.min_units} units of every axis, but axis '{axis}' has "
+                    f"{size} units, of which {lendable} are lent; keep less free, widen '{axis}' to "
+                    f"{ceil(self.min_units / (1 - self.free))}, or lower min_units"
+                )
+            if most < self.min_units:
+                raise RuleError(
+                    f"every client must be able to hold min_units={self.min_units} units of every axis, but the memory "
+                    f"of node {node.id} holds {most} of axis '{axis}'; leave it out, raise its budget, lower "
+                    f"batch_size, or lower min_units"
+                )
+            fair = int(node.capacity * lendable / self.groups)
+            # One weaker than most still gets as much as learns anything; then fewer than `groups` borrow at once.
+            wished[axis] = min(max(fair, self.min_units), most, lendable)
+        return wished
+
+    def __call__(self, round: int, nodes: Sequence[Node], sizes: Mapping[str, int], rng: np.random.Generator) -> Plan:
+        """What is lent out when everyone comes at once, in the order given; who finds too little is left out."""
+        return _lent(self, nodes, sizes, lambda number: rng)
+
+
+def first_loans(rule: Lease, nodes: Sequence[Node], sizes: Mapping[str, int], seed: int) -> Plan:
+    """What a run with this seed lends out first, if all these nodes are there, in this order."""
+    return _lent(rule, nodes, sizes, lambda number: stream(seed, number))
+
+
+def stream(seed: int, number: int) -> np.random.Generator:
+    """From which the units of a lease are drawn."""
+    return generator(seed, number, "lease")
+
+
+def _lent(
+    rule: Lease, nodes: Sequence[Node], sizes: Mapping[str, int], rng: Callable[[int], np.random.Generator]
+) -> Plan:
+    check_nodes(nodes)
+    ledger, grants = Leases(rule=rule, sizes=sizes), list[Grant]()
+    for node in average_of_one(nodes):
+        ledger, grant = ledger.grant(node, 0.0, rng(ledger.granted + 1))
+        grants += [grant] if grant else []
+    return Plan(subnets=tuple(grant.units for grant in grants), cohorts=tuple((grant.node,) for grant in grants))
+
+
+def average_of_one(nodes: Sequence[Node]) -> list[Node]:
+    """The same with capacities relative to their average."""
+    average = sum(node.capacity for node in nodes) / max(1, len(nodes))
+    return [replace(node, capacity=node.capacity / average) for node in nodes]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Grant:
+    """A lease that was granted.
+
+    Args:
+        number: of all leases of a run, from 1; it names this one when it is returned.
+        node: who borrows.
+        units: what is lent.
+        until: the moment from which it has expired.
+    """
+
+    number: int
+    node: int
+    units: Units
+    until: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Leases:
+    """The ledger: who holds which units now. Frozen; every entry gives a new one.
+
+    Args:
+        rule: by which units are lent.
+        sizes: units of each axis of the full network.
+        held: node → its lease.
+        granted: leases so far.
+    """
+
+    rule: Lease
+    sizes: Mapping[str, int]
+    held: Mapping[int, Grant] = field(default_factory=lambda: MappingProxyType({}))
+    granted: int = 0
+
+    def free(self, axis: str) -> np.ndarray:
+        """The units that nobody holds, in order."""
+        free = np.ones(self.sizes[axis], dtype=bool)
+        for grant in self.held.values():
+            free[grant.units[axis].numpy()] = False
+        return np.flatnonzero(free)
+
+    def grant(self, node: Node, now: float, rng: np.random.Generator) -> "tuple[Leases, Grant | None]":
+        """Lend units to a node, drawn from those that are free; none if there are too few.
+
+        Args:
+            node: who borrows; its capacity is relative to the average client's 1.
+            now: the time.
+            rng: the only randomness.
+
+        Raises:
+            RuleError: it holds a lease already, or it could never be lent enough.
+        """
+        if node.id in self.held:
+            raise RuleError(f"a node holds one lease at a time, but node {node.id} holds {self.held[node.id].number}")
+        wish, units = self.rule.wish(node, self.sizes), dict[str, torch.Tensor]()
+        for axis, wished in wish.items():
+            free = self.free(axis)
+            there = len(free) - (self.sizes[axis] - self.rule.lendable(self.sizes[axis]))
+            if there < self.rule.min_units:
+                return self, None
+            units[axis] = torch.from_numpy(np.sort(rng.choice(free, min(wished, there), replace=False)))
+        grant = Grant(number=self.granted + 1, node=node.id, units=units, until=now + self.rule.term)
+        return replace(self, held=_with(self.held, grant), granted=grant.number), grant
+
+    def give_back(self, node: int, number: int, now: float) -> "tuple[Leases, Grant]":
+        """Take a lease back; what it lent may then be merged, and lent again.
+
+        Raises:
+            RuleError: the node does not hold this lease, or it has expired; nothing of it may be merged.
+        """
+        grant = self.held.get(node)
+        if grant is None or grant.number != number:
+            raise RuleError(f"a lease is returned once, by its holder, but node {node} does not hold lease {number}")
+        if now >= grant.until:
+            raise RuleError(f"lease {number} of node {node} expired before it was returned")
+        return self._without([grant]), grant
+
+    def end(self, node: int) -> "tuple[Leases, Grant | None]":
+        """Take from a node what it holds, if anything: nothing of it will be merged."""
+        grant = self.held.get(node)
+        return (self._without([grant]), grant) if grant else (self, None)
+
+    def expire(self, now: float) -> "tuple[Leases, tuple[Grant, ...]]":
+        """Take what was not returned within its term."""
+        over = tuple(grant for grant in self.held.values() if now >= grant.until)
+        return (self._without(over), over) if over else (self, ())
+
+    def _without(self, grants: Sequence[Grant]) -> "Leases":
+        gone = {grant.number for grant in grants}
+        left = {node: grant for node, grant in self.held.items() if grant.number not in gone}
+        return replace(self, held=MappingProxyType(left))
+
+
+def _with(held: Mapping[int, Grant], grant: Grant) -> Mapping[int, Grant]:
+    return MappingProxyType({**held, grant.node: grant})
