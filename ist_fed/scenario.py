@@ -139,6 +139,11 @@ class Scenario:
                     f"round.{key} must be at most clients, {self.clients}, but is {getattr(self.round, key)}"
                 )
         check_conditions(self.privacy, weighting=self.round.weighting, adapt=self.round.adapt, phases=bool(self.phases))
+        if self.privacy.mode != "off" and self.network != Network():
+            raise ValueError(
+                "how long a simulated round lasts tells who was drawn for it, so a private run has no [network]; leave "
+                "one of them out"
+            )
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             raise ValueError(f"device must be auto, cpu, cuda, cuda:1 and so on, or mps, but is {self.device!r}")
 

@@ -10,6 +10,7 @@ import pytest
 from ist_fed import rules
 from ist_fed.errors import ScenarioError
 from ist_fed.network import Network, Tier
+from ist_fed.privacy import Privacy
 from ist_fed.scenario import (
     Record,
     Rounds,
@@ -119,6 +120,20 @@ def test_a_network_is_read_with_its_tiers_and_written_again() -> None:
     assert parse_scenario(scenario.to_toml()) == scenario
     assert "network.tiers.phone.speed" in error(text, "network.tiers.phone.speed=1")
     assert "[network.tiers.phone] dropout must be a probability" in error(text, "network.tiers.phone.dropout=2.0")
+
+
+def test_a_private_run_has_no_simulated_network() -> None:
+    private = Privacy(mode="central", epsilon=4.0)
+    with pytest.raises(ValueError, match=r"tells who was drawn for it, so a private run has no \[network\]"):
+        Scenario(
+            name="x",
+            task="digits",
+            sizes={"h": 8},
+            rule={"name": "private"},
+            privacy=private,
+            network=Network(up=1.0),
+            round=Rounds(weighting="uniform"),
+        )
 
 
 def test_the_rule_is_made_with_its_fields() -> None:
