@@ -21,7 +21,7 @@ from ist_fed.evaluate import evaluate, network, ready
 from ist_fed.network import Network, Virtual
 from ist_fed.privacy import LEDGER, Central, Ledger, mechanism
 from ist_fed.round import RoundReport
-from ist_fed.rules import Node, plan_round
+from ist_fed.rules import plan_round
 from ist_fed.run import Run
 from ist_fed.scenario import Scenario
 from ist_fed.seeds import seeded, torch_generator
@@ -74,6 +74,7 @@ def federate(
         min_nodes=scenario.round.min_clients or scenario.clients,
         min_replies=scenario.round.min_replies,
         adapt=scenario.round.adapt,
+        min_limit=scenario.round.min_limit,
         privacy=private,
         network=simulated_network(scenario, task),
         on_round=recorder,
@@ -153,7 +154,7 @@ def check_model(scenario: Scenario, task: Task, strategy: IndependentSubnetTrain
         RuleError: a rule cannot deal these sizes out to these clients.
         ScenarioError: a phase is to last until something that nobody measures.
     """
-    nodes = [Node(client) for client in range(scenario.clients)]
+    nodes = scenario.nodes()
     known = [task.metric, "loss", "train_loss", "coverage"]
     for phase in scenario.make_phases():
         for metric in phase.until.keys() - known:

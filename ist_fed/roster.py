@@ -33,11 +33,22 @@ class Roster:
         sizes: units of each axis of the full network, of which clients say what they can hold.
         training: how it is trained.
         adapt: let capacities follow the times that rounds take.
+        min_limit: leave out clients that can hold less than this fraction of every axis.
+        width: client's number → largest fraction of every axis that it can hold on a simulated network; it is less
+            capable by as much.
     """
 
     def __init__(
-        self, min_nodes: int, weighting: Weighting, sizes: Mapping[str, int], training: Training, adapt: bool = False
+        self,
+        min_nodes: int,
+        weighting: Weighting,
+        sizes: Mapping[str, int],
+        training: Training,
+        adapt: bool = False,
+        min_limit: float = 0.0,
+        width: Callable[[int], float] = lambda client: 1.0,
     ) -> None:
+        self._min_limit, self._width = min_limit, width
         self._min_nodes, self._weighting, self._adapt = min_nodes, weighting, adapt
         self._sizes, self._training = dict(sizes), asdict(training)
         self._known: dict[int, Client] = {}
@@ -66,7 +77,13 @@ class Roster:
             logger.warning("node %d%s did not say who it is (%s)", node, more, reason)
         if len({client.number for client in clients}) < len(clients):
             logger.warning("clients should have different numbers, but some share one; each still trains its own data")
-        return sorted(clients, key=lambda client: (client.number, client.node))
+        wide = [client for client in clients if client.limit >= self._min_limit]
+        if clients and not wide:
+            raise RoundError(
+                f"clients that can hold less than {self._min_limit:.0%} of each axis are left out, and all "
+                f"{len(clients)} are such; lower round.min_limit, or raise the clients' budgets"
+            )
+        return sorted(wide, key=lambda client: (client.number, client.node))
 
     def learn(self, times: Mapping[int, tuple[float, float]]) -> None:
         """Let capacities follow what a round took, if that is wanted.
@@ -134,12 +151,13 @@ class Roster:
         if profile.limit < 1:
             memory = format_bytes(profile.memory)
             logger.info("client %d can hold %.1f %% of each axis in %s", profile.client, 100 * profile.limit, memory)
+        width = self._width(profile.client)
         return Client(
             node=node,
             number=profile.client,
-            capacity=profile.capacity,
+            capacity=profile.capacity * width,
             weight=weight,
-            limit=profile.limit,
+            limit=min(profile.limit, width),
             link=profile.link,
         )
 

@@ -13,11 +13,11 @@ from typing import Any, get_type_hints
 import tomli_w
 
 from ist_fed.errors import ScenarioError, nearest
-from ist_fed.network import Network
+from ist_fed.network import Network, nodes_of
 from ist_fed.phases import Phase, Stretch
 from ist_fed.privacy import Privacy, check_conditions
 from ist_fed.roster import Weighting
-from ist_fed.rules import RULES, Rule
+from ist_fed.rules import RULES, Node, Rule
 from ist_fed.server_optimizer import ServerOptimizer
 from ist_fed.tables import from_table, override
 from ist_fed.train import Training
@@ -33,6 +33,7 @@ class Rounds:
         min_replies: stop the run if a round brings fewer usable replies.
         weighting: within a cohort, weigh clients by their `examples` or `uniform`ly.
         adapt: let shares follow the time that each client's rounds take; results then differ from run to run.
+        min_limit: leave out clients that can hold less than this fraction of every axis.
     """
 
     deadline: float = 3600.0
@@ -40,9 +41,12 @@ class Rounds:
     min_replies: int = 1
     weighting: Weighting = "examples"
     adapt: bool = False
+    min_limit: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse a value out of its range."""
+        if not 0 <= self.min_limit <= 1:
+            raise ValueError(f"min_limit must be a fraction from 0 to 1, but is {self.min_limit}")
         if not 0 < self.deadline < inf:
             raise ValueError(f"deadline must be a positive number of seconds, but is {self.deadline}")
         if self.min_clients < 0:
@@ -146,6 +150,10 @@ class Scenario:
             )
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             raise ValueError(f"device must be auto, cpu, cuda, cuda:1 and so on, or mps, but is {self.device!r}")
+
+    def nodes(self) -> list[Node]:
+        """The clients as the rule sees them in simulation, if all are there."""
+        return nodes_of(self.network, self.seed, self.clients, self.round.min_limit)
 
     def make_rule(self) -> Rule:
         """The rule that `[rule]` describes.

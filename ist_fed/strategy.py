@@ -60,6 +60,7 @@ class IndependentSubnetTraining(Strategy):
             `evaluate_fn` gives, `train_loss` and `coverage`; they may end a phase.
         server_optimizer: what the server does with a round's change of the network.
         phases: stretches of rounds that are asked otherwise than the arguments above say.
+        min_limit: leave out clients that can hold less than this fraction of every axis.
         network: simulate clients that are slow, absent or fail, and links, in virtual time; a round does not wait for
             it, but says how long it would have lasted.
 
@@ -80,6 +81,7 @@ class IndependentSubnetTraining(Strategy):
         min_nodes: int = 1,
         min_replies: int = 1,
         adapt: bool = False,
+        min_limit: float = 0.0,
         privacy: Central | None = None,
         on_round: Callable[[RoundReport], Mapping[str, Any] | None] | None = None,
         server_optimizer: ServerOptimizer | None = None,
@@ -104,7 +106,16 @@ class IndependentSubnetTraining(Strategy):
         self.loans: dict[str, Tensor] = {}  # of the report after which a run is taken up
         self._build = build
         self._seed, self._min_replies, self._on_round = seed, min_replies, on_round
-        self._new_roster = partial(Roster, min_nodes, weighting, self.sizes, self.course.heaviest, adapt)
+        self._new_roster = partial(
+            Roster,
+            min_nodes,
+            weighting,
+            self.sizes,
+            self.course.heaviest,
+            adapt,
+            min_limit,
+            network.width if network else lambda client: 1.0,
+        )
         self._roster = self._new_roster()
         self._network = network
         self._simulated: SimulatedRound | None = None

@@ -29,7 +29,7 @@ FLOORS = [
     ["strategy", "scenario"],
     ["checkpoints"],
     ["run"],
-    ["federation", "report", "progress", "search"],
+    ["federation", "report", "progress", "methods", "search"],
     ["engines"],
     ["cli"],
 ]

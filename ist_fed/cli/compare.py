@@ -1,6 +1,8 @@
 """`ist-fed compare`: several scenarios on the same data and seed, side by side."""
 
 import json
+from enum import StrEnum
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,19 +11,47 @@ from rich.console import Console
 from rich.table import Table
 
 from ist_fed.cli.arguments import Format, OutputFormat, Settings, find_scenario
+from ist_fed.cli.methods import compare_methods
 from ist_fed.cli.simulate import train_or_go_on
 from ist_fed.cost import cost
 from ist_fed.errors import ScenarioError
+from ist_fed.methods import METHODS
 from ist_fed.report import comparison_rows, write_comparison
-from ist_fed.rules import Node, plan_round
+from ist_fed.rules import plan_round
 from ist_fed.run import Run
 from ist_fed.scenario import Scenario
 from ist_fed.tasks import load_task
 
 
+class BudgetName(StrEnum):
+    """`methods.Budget`, as the command line wants it."""
+
+    steps = "steps"
+    bytes = "bytes"
+    arithmetic = "arithmetic"
+
+
 def compare(
-    scenarios: Annotated[list[str], typer.Argument(metavar="SCENARIO SCENARIO…", help="Scenario files or names.")],
+    scenarios: Annotated[
+        list[str],
+        typer.Argument(metavar="SCENARIO…", help="Scenario files or names; two or more, or one with --methods."),
+    ],
     settings: Settings = None,
+    methods: Annotated[
+        str | None, typer.Option(help=f"Run one scenario as these methods would: {','.join(METHODS)}.")
+    ] = None,
+    budget: Annotated[
+        BudgetName, typer.Option(help="What methods get equally: local steps, bytes moved, or arithmetic.")
+    ] = BudgetName.steps,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each method; the first has the scenario's seed.")] = 3,
+    tune: Annotated[
+        str,
+        typer.Option(
+            metavar="LR,LR…",
+            help="Learning rates to choose each method's from; by default a third, "
+            "once and three times the scenario's. One is used as it is.",
+        ),
+    ] = "",
     target: Annotated[
         float | None, typer.Option(help="Compare bytes and arithmetic until the metric reaches this.")
     ] = None,
@@ -32,9 +62,24 @@ def compare(
 ) -> None:
     """Run scenarios on the same data and seed, and compare accuracy, bytes, steps and arithmetic.
 
-    Runs that are in the folder already are gone on with, so an interrupted comparison can be repeated.
+    With --methods, one scenario as several methods would run it, each at its best learning rate. Runs that are in the
+    folder already are gone on with, so an interrupted comparison can be repeated.
     """
     wanted = [find_scenario(name, settings) for name in scenarios]
+    if methods is not None:
+        if len(wanted) > 1:
+            raise ScenarioError("--methods compares methods on one scenario, but several are named")
+        compare_methods(
+            wanted[0],
+            [name.strip() for name in methods.split(",")],
+            budget=budget.value,
+            seeds=seeds,
+            rates=_rates(tune),
+            target=target,
+            folder=folder,
+            output=output,
+        )
+        return
     _check_comparable(wanted)
     runs = [train_or_go_on(scenario, folder / scenario.name) for scenario in wanted]
     rows = comparison_rows(runs, target)
@@ -46,6 +91,16 @@ def compare(
     else:
         _show(rows, target)
         print(f"comparison  {page}")
+
+
+def _rates(text: str) -> list[float]:
+    try:
+        rates = [float(rate) for rate in text.split(",") if rate.strip()]
+    except ValueError:
+        rates = [0.0]
+    if not all(0 < rate < inf for rate in rates):
+        raise ScenarioError(f"--tune names positive learning rates, as in 0.03,0.1,0.3, but is '{text}'")
+    return rates
 
 
 def _check_comparable(scenarios: list[Scenario]) -> None:
@@ -76,7 +131,7 @@ def _arithmetic(run: Run, row: dict[str, Any]) -> dict[str, Any]:
 def _flops(scenario: Scenario) -> float:
     """Floating-point operations of the mean client in a round."""
     task = load_task(scenario.task, scenario.options)
-    nodes = [Node(client) for client in range(scenario.clients)]
+    nodes = scenario.nodes()
     plan = plan_round(scenario.make_rule(), 1, nodes, scenario.sizes, scenario.seed)
     total = sum(
         cost(task, {axis: len(held) for axis, held in units.items()}, scenario.training).flops * len(cohort)

@@ -17,7 +17,7 @@ from ist_fed.coverage import Coverage
 from ist_fed.phases import Course, Terms
 from ist_fed.report.numbers import rule_text
 from ist_fed.rescale import Rescaling
-from ist_fed.rules import Node, Plan, plan_round
+from ist_fed.rules import Plan, plan_round
 from ist_fed.scenario import Scenario
 from ist_fed.tasks import Task, load_task
 
@@ -98,7 +98,7 @@ def _subnets(scenario: Scenario, task: Task, round: int) -> list[dict[str, Any]]
 
 
 def _plan(scenario: Scenario, round: int, trained: Mapping[str, Tensor] | None = None) -> Plan:
-    nodes = [Node(client) for client in range(scenario.clients)]
+    nodes = scenario.nodes()
     return plan_round(scenario.make_rule(), round, nodes, scenario.sizes, scenario.seed, trained)
 
 

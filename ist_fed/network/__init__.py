@@ -2,6 +2,6 @@
 
 from ist_fed.network.description import Network, Tier
 from ist_fed.network.traffic import Traffic, Trip
-from ist_fed.network.virtual import Asked, SimulatedRound, Virtual
+from ist_fed.network.virtual import Asked, SimulatedRound, Virtual, nodes_of
 
-__all__ = ["Asked", "Network", "SimulatedRound", "Tier", "Traffic", "Trip", "Virtual"]
+__all__ = ["Asked", "Network", "SimulatedRound", "Tier", "Traffic", "Trip", "Virtual", "nodes_of"]

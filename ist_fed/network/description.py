@@ -14,6 +14,7 @@ class Tier:
 
     Args:
         share: of the clients, relative to the other tiers' shares.
+        width: largest fraction of every axis that a client can hold, which is also its capacity.
         flops: floating-point operations a second.
         step_seconds: seconds that a local step takes besides its operations.
         down: bits a second from the server to a client.
@@ -24,6 +25,7 @@ class Tier:
     """
 
     share: float = 1.0
+    width: float = 1.0
     flops: float | None = None
     step_seconds: float | None = None
     down: float | None = None
@@ -36,6 +38,8 @@ class Tier:
         """Refuse a value out of its range."""
         if not 0 < self.share < inf:
             raise ValueError(f"share must be a positive number, but is {self.share}")
+        if not 0 < self.width <= 1:
+            raise ValueError(f"width must be a fraction above 0 and at most 1, but is {self.width}")
         _check(self)
 
 

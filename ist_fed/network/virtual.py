@@ -5,8 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from ist_fed.cohort import Assignment
+from ist_fed.errors import RuleError
 from ist_fed.network.description import Network, Tier
 from ist_fed.network.traffic import Traffic, Trip, last_of
+from ist_fed.rules import Node
 from ist_fed.seeds import generator
 from ist_fed.train import Training
 
@@ -91,6 +93,10 @@ class Virtual:
         dropout = self._host(client)[0].dropout or 0.0
         return dropout > 0 and bool(generator(self._seed, turn, "dropout", client).random() < dropout)
 
+    def width(self, client: int) -> float:
+        """The largest fraction of every axis that a client can hold."""
+        return self._host(client)[0].width
+
     # --- How long it takes --------------------------------------------------------------------------------------------
 
     def trip(self, asked: Asked) -> Trip:
@@ -174,6 +180,18 @@ class SimulatedRound:
         """The way of each node's subnet; `measured` are the seconds that nodes trained on this machine."""
         timed = {node: replace(asked, seconds=measured.get(node, 0.0)) for node, asked in self._asked.items()}
         return {node: self._virtual.trip(asked) for node, asked in timed.items()}
+
+
+def nodes_of(network: Network, seed: int, clients: int, min_limit: float = 0.0) -> list[Node]:
+    """The clients as a rule would see them if all were there, but for those that can hold less than `min_limit`."""
+    widths = [tier.width for tier in _dealt(network, seed, clients)]
+    nodes = [Node(client, width, width) for client, width in enumerate(widths) if width >= min_limit]
+    if not nodes:
+        raise RuleError(
+            f"clients that can hold less than {min_limit:.0%} of each axis are left out, and all {clients} are such; "
+            f"lower round.min_limit, or widen a tier"
+        )
+    return nodes
 
 
 def _dealt(network: Network, seed: int, clients: int) -> list[Tier]:

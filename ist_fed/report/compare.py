@@ -46,8 +46,8 @@ _COLUMNS = {
 }
 """Key of a row → heading; keys that a row does not have are left out, and others come last, under their own name."""
 _TEXTS = 2  # columns that are not numbers
-_CURVES = (0, 1, 2, 3, 4, 5, 7, 6)  # yellow last: it is faint as a line
-_STYLES = ("-", "--", ":", "-.")
+CURVES = (0, 1, 2, 3, 4, 5, 7, 6)  # yellow last: it is faint as a line
+STYLES = ("-", "--", ":", "-.")
 
 
 def comparison_rows(runs: Sequence[Run], target: float | None) -> list[dict[str, Any]]:
@@ -163,10 +163,10 @@ def _figure(theme: Theme, curves: _Curves, target: float | None, panels: Sequenc
 
 def _panel(axes: "Axes", theme: Theme, curves: _Curves, target: float | None, megabytes: bool) -> None:
     for at, (name, lines) in enumerate(curves):
-        colour = theme.palette[_CURVES[at % len(_CURVES)]]
+        colour = theme.palette[CURVES[at % len(CURVES)]]
         x = megabytes_of(lines) if megabytes else rounds_of(lines)
         values = values_of(lines, metric_of(lines))
-        curve(axes, x, values, colour, name, style=_STYLES[at // len(_CURVES) % len(_STYLES)])
+        curve(axes, x, values, colour, name, style=STYLES[at // len(CURVES) % len(STYLES)])
         if target is not None and (hit := reached(lines, target)) is not None:
             there = rounds_of(lines).index(hit[0])
             axes.plot(x[there], values[there], marker="o", markersize=7, color=colour, markeredgecolor=theme.paper)
