@@ -62,6 +62,30 @@ class PkiError(IstFedError, RuntimeError):
     """A key, certificate, request, kit or federation's folder is missing, taken, forged, or open to others."""
 
 
+class SecureError(IstFedError, RuntimeError):
+    """The secure protocol was broken off. Whoever raises this has erased its secrets, and the message names none."""
+
+
+class SmallCohort(SecureError):
+    """Fewer members than may hide one another."""
+
+
+class ForgedIdentity(SecureError):
+    """A certificate, a signature or a key is not who it says it is of."""
+
+
+class OtherModel(SecureError):
+    """What was sent to be trained is not what was announced to everyone."""
+
+
+class Disagreement(SecureError):
+    """Members were told different things, or what they cannot all agree on."""
+
+
+class DoubleRequest(SecureError):
+    """A step was asked for twice, or a round that is over; answering could give a secret away."""
+
+
 class FleetUnknown(FleetRefused):
     """The server does not know this client's key, or not yet."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
@@ -41,11 +41,11 @@ def now() -> datetime:
 
 def issue_authority(key: PrivateKey, name: str, today: datetime) -> x509.Certificate:
     """The certificate of a federation's authority, signed by itself."""
-    subject = _name("ist_fed certificate authority", name)
-    builder = _builder(subject, subject, key.public_key(), today, today + AUTHORITY_LIFE)
+    own = subject("ist_fed certificate authority", name)
     return (
-        builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(authority=True), critical=True)
+        builder(own, own, key.public_key(), today, today + AUTHORITY_LIFE)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage(authority=True), critical=True)
         .sign(key, hashes.SHA384())
     )
 
@@ -62,24 +62,26 @@ def issue_server(
         hosts: DNS names and IP addresses that it answers to.
         today: when it starts to be valid; never longer than the authority.
     """
-    common = authority.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value
     end = min(today + SERVER_LIFE, authority.not_valid_after_utc)
-    identifier = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    known = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
-    builder = _builder(_name("ist_fed server", str(common)), authority.subject, key, today, end)
     return (
-        builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(authority=False), critical=True)
+        builder(subject("ist_fed server", common_name(authority)), authority.subject, key, today, end)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(usage(authority=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName([general_name(host) for host in hosts]), critical=False)
-        .add_extension(known, critical=False)
+        .add_extension(issued_by(authority), critical=False)
         .sign(authority_key, hashes.SHA384())
     )
 
 
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: PublicKey, start: datetime, end: datetime
+def builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: PublicKey | ed25519.Ed25519PublicKey,
+    start: datetime,
+    end: datetime,
 ) -> x509.CertificateBuilder:
+    """What all certificates of a federation have in common."""
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -92,7 +94,8 @@ def _builder(
     )
 
 
-def _name(organization: str, common: str) -> x509.Name:
+def subject(organization: str, common: str) -> x509.Name:
+    """Whose certificate it is."""
     return x509.Name(
         [
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization),
@@ -101,7 +104,20 @@ def _name(organization: str, common: str) -> x509.Name:
     )
 
 
-def _usage(authority: bool) -> x509.KeyUsage:
+def common_name(certificate: x509.Certificate | x509.CertificateSigningRequest) -> str:
+    """The name in a certificate; empty if there is not exactly one."""
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if len(names) == 1 else ""
+
+
+def issued_by(authority: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    """The extension that names the issuer's key."""
+    identifier = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
+
+
+def usage(authority: bool) -> x509.KeyUsage:
+    """What a key may be used for: an authority's for certificates, any other for signatures."""
     return x509.KeyUsage(
         digital_signature=not authority,
         content_commitment=False,
@@ -172,7 +188,7 @@ def check_authority(certificate: x509.Certificate, today: datetime) -> PublicKey
     except (*MALFORMED, InvalidSignature) as error:
         raise PkiError(f"a federation's CA signs itself, but this certificate is no such CA's: {error}") from error
     extensions = (basic.critical, basic.value, usage.critical, usage.value)
-    expected = (True, x509.BasicConstraints(ca=True, path_length=0), True, _usage(authority=True))
+    expected = (True, x509.BasicConstraints(ca=True, path_length=0), True, usage(authority=True))
     if not isinstance(key, PublicKey) or not isinstance(key.curve, ec.SECP384R1) or extensions != expected:
         raise PkiError(
             "a federation's CA has a P-384 key and may sign servers only, but this certificate says otherwise"
