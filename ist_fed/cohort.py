@@ -89,6 +89,7 @@ class Outcome:
         refused: those that could not train, and why; the others' subnets are in `arrays`.
         arrays: the mean of the trained subnets, weighted; integers their maximum. None if there is none.
         weight: what the mean stands for: the sum of weights.
+        traffic: bytes that went down and up, where they are not those of a subnet for everyone.
     """
 
     assignment: Assignment
@@ -98,6 +99,7 @@ class Outcome:
     refused: Mapping[int, str] = field(default_factory=dict)
     arrays: Arrays | None
     weight: float
+    traffic: tuple[int, int] | None = None
 
 
 @runtime_checkable

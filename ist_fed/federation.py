@@ -24,6 +24,7 @@ from ist_fed.round import RoundReport
 from ist_fed.rules import plan_round
 from ist_fed.run import Run
 from ist_fed.scenario import Scenario
+from ist_fed.sealed import check_cohorts
 from ist_fed.seeds import seeded, torch_generator
 from ist_fed.strategy import IndependentSubnetTraining
 from ist_fed.symmetry import check_symmetry
@@ -77,6 +78,7 @@ def federate(
         min_limit=scenario.round.min_limit,
         privacy=private,
         network=simulated_network(scenario, task),
+        secure=scenario.secure if scenario.secure.on else None,
         on_round=recorder,
         server_optimizer=scenario.server,
         phases=scenario.make_phases(),
@@ -152,7 +154,8 @@ def check_model(scenario: Scenario, task: Task, strategy: IndependentSubnetTrain
     Raises:
         AxesError: an axis breaks it.
         RuleError: a rule cannot deal these sizes out to these clients.
-        ScenarioError: a phase is to last until something that nobody measures.
+        ScenarioError: a phase is to last until something that nobody measures, or cohorts are too small for secure
+            rounds.
     """
     nodes = scenario.nodes()
     known = [task.metric, "loss", "train_loss", "coverage"]
@@ -163,6 +166,8 @@ def check_model(scenario: Scenario, task: Task, strategy: IndependentSubnetTrain
             )
         plan_round(phase.rule or scenario.make_rule(), 1, nodes, scenario.sizes, scenario.seed)
     plan = plan_round(scenario.make_rule(), 1, nodes, scenario.sizes, scenario.seed)
+    if scenario.secure.on:
+        check_cohorts(plan, scenario.secure)
     sizes = {axis: min(_CHECKED_UNITS, len(units)) for axis, units in plan.subnets[0].items()}
     data = task.test_data()
     few = torch.arange(min(8, length(data))).numpy()

@@ -189,8 +189,9 @@ class Round:
     def take_outcome(self, outcome: Outcome) -> None:
         """Merge what some nodes of a cohort made of their subnet, where nothing had to travel."""
         asked, trained = outcome.assignment, [node for node in outcome.nodes if node not in outcome.refused]
-        self._bytes_down += asked.size * len(outcome.nodes)
-        self._bytes_up += asked.size * len(trained)
+        down, up = outcome.traffic or (asked.size * len(outcome.nodes), asked.size * len(trained))
+        self._bytes_down += down
+        self._bytes_up += up
         self._merged += len(trained)
         self._seconds["train"] += outcome.seconds
         with self.timed("merge"):

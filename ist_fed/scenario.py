@@ -16,6 +16,7 @@ from ist_fed.errors import ScenarioError, nearest
 from ist_fed.network import Network, nodes_of
 from ist_fed.phases import Phase, Stretch
 from ist_fed.privacy import Privacy, check_conditions
+from ist_fed.privacy.secure import Secure
 from ist_fed.roster import Weighting
 from ist_fed.rules import RULES, Node, Rule
 from ist_fed.server_optimizer import ServerOptimizer
@@ -97,6 +98,7 @@ class Scenario:
         record: what is written down.
         privacy: what is promised to the clients, and what that takes.
         network: clients and links that are simulated, in virtual time.
+        secure: whether and how updates are added up in secret.
         device: where a simulated client trains and the server evaluates: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         server: what the server does with a round's change of the network.
         phases: stretches of rounds that differ from the above, such as dense final rounds.
@@ -116,6 +118,7 @@ class Scenario:
     record: Record = field(default_factory=Record)
     privacy: Privacy = field(default_factory=Privacy)
     network: Network = field(default_factory=Network)
+    secure: Secure = field(default_factory=Secure)
     device: str = "auto"
     server: ServerOptimizer = field(default_factory=ServerOptimizer)
     phases: tuple[Stretch, ...] = ()
@@ -147,6 +150,11 @@ class Scenario:
             raise ValueError(
                 "how long a simulated round lasts tells who was drawn for it, so a private run has no [network]; leave "
                 "one of them out"
+            )
+        if self.secure.on and (self.round.weighting != "uniform" or self.round.adapt):
+            raise ValueError(
+                "secure rounds need round.weighting = 'uniform' and no round.adapt, for what the server learns must not "
+                "depend on a client's data"
             )
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             raise ValueError(f"device must be auto, cpu, cuda, cuda:1 and so on, or mps, but is {self.device!r}")

@@ -23,10 +23,12 @@ from ist_fed.lending import Conditions, Lending, lend
 from ist_fed.network import SimulatedRound, Virtual
 from ist_fed.phases import Course, Phase, Terms
 from ist_fed.privacy import Central
+from ist_fed.privacy.secure import Secure
 from ist_fed.rescale import Rescaling
 from ist_fed.roster import Roster, Weighting
 from ist_fed.round import Round, RoundReport
 from ist_fed.rules import Lease, Node, Plan, Rule, plan_round
+from ist_fed.sealed import SealedRounds
 from ist_fed.server_optimizer import Server, ServerOptimizer
 from ist_fed.subnet import extract
 from ist_fed.train import Training, learning_rate
@@ -55,6 +57,8 @@ class IndependentSubnetTraining(Strategy):
         min_replies: stop if a round brings fewer usable replies.
         adapt: let shares follow the time that each client's rounds take, so that all end at once. Times differ from
             run to run, and so do the results then: neither another engine nor a resumed run gives the same bits.
+        secure: let every cohort add its updates up in secret, so that the server sees sums only; needs `uniform`
+            weighting, for a client's share must not depend on its data.
         privacy: central differential privacy of the run; what comes back is then clipped, summed and given noise.
         on_round: called with the `RoundReport` after each round. What it returns are metrics of the round, as are what
             `evaluate_fn` gives, `train_loss` and `coverage`; they may end a phase.
@@ -82,6 +86,7 @@ class IndependentSubnetTraining(Strategy):
         min_replies: int = 1,
         adapt: bool = False,
         min_limit: float = 0.0,
+        secure: Secure | None = None,
         privacy: Central | None = None,
         on_round: Callable[[RoundReport], Mapping[str, Any] | None] | None = None,
         server_optimizer: ServerOptimizer | None = None,
@@ -90,6 +95,8 @@ class IndependentSubnetTraining(Strategy):
     ) -> None:
         if local_steps < 1 or min_nodes < 1 or min_replies < 1:
             raise ValueError("local_steps, min_nodes and min_replies must be at least 1")
+        if secure and (weighting != "uniform" or adapt):
+            raise ValueError("secure rounds need weighting 'uniform', and no adapt: the server sees nothing else")
         self.axes, self.sizes = infer(build, sizes, declared), dict(sizes)
         model = build_on_meta(build, sizes)
         self._template, self._rescaling = arrays_of(model), Rescaling(model, self.axes)
@@ -119,6 +126,8 @@ class IndependentSubnetTraining(Strategy):
         self._roster = self._new_roster()
         self._network = network
         self._simulated: SimulatedRound | None = None
+        self._new_sealed = partial(SealedRounds, secure, build) if secure else None
+        self._sealed: SealedRounds | None = None
         self._rounds: int | None = None  # of the whole run, for the learning rate; `start` knows it
         self._open: Round | None = None
 
@@ -155,6 +164,7 @@ class IndependentSubnetTraining(Strategy):
         """
         self._rounds, self._roster = num_rounds, self._new_roster()
         self.course.rewind(first_round)
+        self._sealed = self._new_sealed() if self._new_sealed else None
         self.summary()
         result = Result()
         arrays = wire.from_record(initial_arrays, self._template)
@@ -182,6 +192,8 @@ class IndependentSubnetTraining(Strategy):
                 "the cosine schedule needs the number of rounds, which Flower's hooks do not say; run this strategy's "
                 "own start(), or use the constant schedule"
             )
+        if self._new_sealed:
+            raise RoundError("a secure round has five steps, which Flower's hooks have not; run this strategy's start()")
         wide = wire.from_record(arrays, self._template)
         self._open, assignments = self._assign(server_round, wide, grid, timeout=3600)
         return self._messages(self._open, assignments, config, timeout=3600)
@@ -259,6 +271,8 @@ class IndependentSubnetTraining(Strategy):
 
     def _round(self, number: int, arrays: Arrays, config: ConfigRecord, grid: Grid, timeout: float) -> RoundReport:
         this, assignments = self._assign(number, arrays, grid, timeout)
+        if self._sealed:
+            return self._merge(this, self._sealed.carry_out(grid, assignments, timeout))
         if isinstance(grid, Direct):
             with this.timed("extract"):
                 cut = [one for asked in assignments for one in (asked.alone() if self._privacy else (asked,))]

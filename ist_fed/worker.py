@@ -18,15 +18,25 @@ from ist_fed.batches import length
 from ist_fed.capacity import largest_share
 from ist_fed.cost import cost
 from ist_fed.device import format_bytes, free_memory, return_freed_memory
-from ist_fed.errors import IstFedError, TaskError, TrainingError, WireError
+from ist_fed.errors import IstFedError, SecureError, TaskError, TrainingError, WireError
 from ist_fed.evaluate import network
 from ist_fed.flat import Flat
+from ist_fed.privacy.secure import Member
 from ist_fed.rescale import scaled_inputs
+from ist_fed.secrecy import Secrecy
 from ist_fed.seeds import generator
 from ist_fed.tasks.task import Batch, Task
 from ist_fed.train import AMP, Amp, Training, train
 
 logger = logging.getLogger("ist_fed")
+
+_SECURE_ONLY = (
+    "this client takes part in secure rounds only, for its operator gave it a signing key, but the server asks for its "
+    "update in the clear; set secure.on in the scenario, or start the client without --signer"
+)
+_NOT_SECURE = (
+    "a secure round is for clients with a signing key, but this one has none; start it with --signer NAME.sign.pem"
+)
 
 _Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
@@ -60,6 +70,7 @@ class Worker:
         device: torch.device | str = "cpu",
         amp: Amp | None = None,
         memory: int | None = 0,
+        member: Member | None = None,
     ) -> None:
         if not (client >= 0 and 0 < capacity < float("inf")):
             raise TaskError(
@@ -73,6 +84,7 @@ class Worker:
         self._amp, self._memory = amp, memory
         if memory != 0 and self._device.type == "cpu":
             return_freed_memory()
+        self._secrecy = Secrecy(member, self._trained) if member else None
         self.link = 0.0
         self._step_seconds = 0.0
         self._needed: tuple[object, int] = (None, 0)
@@ -102,22 +114,38 @@ class Worker:
             return wire.refusal_message(reason_of(error, self._profile.client), reply_to=message)
 
     def _follow(self, message: Message) -> Message:
+        step = wire.open_step(message)
+        if step is not None and self._secrecy is not None:
+            return self._secrecy.answer(step, message)
+        if step is not None or self._secrecy is not None:
+            raise SecureError(_NOT_SECURE if step else _SECURE_ONLY)
         order = wire.open_order(message, take=True)
-        training = _training_of(order.training)
-        self._check_arrays(order.sizes, order.arrays)
-        self._check_memory(order.sizes, training)
-        model = network(self._task, order.sizes, order.arrays, self._device)
+        model = self._network(order)
         order = replace(order, arrays=Flat((), ()))  # they are in the network now, and their memory is needed
-        loss, seconds = self.local_steps(
+        loss, seconds = self._train(model, order)
+        return wire.reply_message(order, arrays_of(model), loss=loss, seconds=seconds, reply_to=message)
+
+    def _network(self, order: wire.Order) -> nn.Module:
+        """The subnet of an order as a network, once it is known to be this client's task, and that it can be trained."""
+        self._check_arrays(order.sizes, order.arrays)
+        self._check_memory(order.sizes, _training_of(order.training))
+        return network(self._task, order.sizes, order.arrays, self._device)
+
+    def _train(self, model: nn.Module, order: wire.Order) -> tuple[float, float]:
+        return self.local_steps(
             model,
-            training,
+            _training_of(order.training),
             seed=order.seed,
             round=order.round,
             lr=order.lr,
             steps=order.local_steps,
             scales=order.scales,
         )
-        return wire.reply_message(order, arrays_of(model), loss=loss, seconds=seconds, reply_to=message)
+
+    def _trained(self, order: wire.Order) -> nn.Module:
+        model = self._network(order)
+        self._train(model, order)
+        return model
 
     def local_steps(
         self,

@@ -19,6 +19,8 @@ from ist_fed.engines.inprocess import InProcessGrid
 from ist_fed.evaluate import network
 from ist_fed.federation import Line, federate
 from ist_fed.flat import joined
+from ist_fed.pki.signing import signers_of_one_run
+from ist_fed.privacy.secure import Member
 from ist_fed.run import Run
 from ist_fed.seeds import seeded
 from ist_fed.tasks import Task, load_task
@@ -248,8 +250,12 @@ def simulate(
     scenario = run.scenario
     task, device = load_task(scenario.task, scenario.options), pick_device(scenario.device)
 
+    signer = signers_of_one_run() if scenario.secure.on else None
+
     def worker(client: int) -> Worker:
-        return Worker(task, task.client_data(client, scenario.clients), client=client, device=device)
+        member = signer and Member(signer(f"client{client}"), min_cohort=scenario.secure.min_cohort)
+        data = task.client_data(client, scenario.clients)
+        return Worker(task, data, client=client, device=device, member=member)
 
     first = worker(0)  # here, so that data which cannot be had are one error, and not every client's
     grid = LocalGrid(

@@ -24,9 +24,14 @@ def simulate(run: Run, *, resume: bool = False, on_line: Callable[[dict[str, Any
         on_line: called with each round's line of metrics.
 
     Raises:
-        EngineError: Ray is not installed, or a process failed; the message shows the end of its log.
+        EngineError: Ray is not installed, rounds are secure, or a process failed; the message shows the end of its log.
         Interrupted: Ctrl-C.
     """
+    if run.scenario.secure.on:
+        raise EngineError(
+            "in secure rounds clients keep their secrets between messages, which they do not in Flower's simulation; "
+            "use --engine inprocess"
+        )
     if find_spec("ray") is None:
         raise EngineError("Flower's simulation needs Ray: pip install 'ist-fed[ray]', or use --engine inprocess")
     home = run.folder.absolute() / "flower"

@@ -18,6 +18,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -116,6 +117,19 @@ def issue_member(
         .add_extension(certificates.issued_by(authority), critical=False)
         .sign(authority_key, hashes.SHA384())
     )
+
+
+def signers_of_one_run() -> Callable[[str], Signer]:
+    """An authority in memory, thrown away with the run: gives a signer by name, where all members are in one process."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    authority = certificates.issue_authority(key, "one run", certificates.now())
+
+    def signer(name: str) -> Signer:
+        own = Ed25519PrivateKey.generate()
+        issued = issue_member(authority, key, own.public_key(), name, certificates.now())
+        return Signer(name=name, key=own, certificate=issued.public_bytes(Encoding.DER), authority=authority)
+
+    return signer
 
 
 # --- A member ---------------------------------------------------------------------------------------------------------

@@ -98,6 +98,11 @@ def pack(arrays: Arrays) -> Parcel:
     return Parcel(layout, tuple(_pieces(_bytes_of(array) for _, array in named)))
 
 
+def cut(content: bytes) -> tuple[bytes, ...]:
+    """Bytes as the pieces of a parcel."""
+    return tuple(_pieces([memoryview(content)]))
+
+
 def _pieces(arrays: Iterable[memoryview]) -> Iterator[bytes]:
     """Bytes one behind another, cut to pieces; the whole is never in memory beside them."""
     open, room = list[memoryview](), PIECE

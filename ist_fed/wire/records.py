@@ -19,7 +19,7 @@ Fields = dict[str, ConfigRecordValues]
 
 Kind = TypeVar("Kind", ArrayRecord, ConfigRecord, MetricRecord)
 
-ORDER, REPLY, EXTRA, NODE = "order", "reply", "config", "node"
+ORDER, REPLY, EXTRA, NODE, STEP = "order", "reply", "config", "node", "step"
 """Names of the records in a message."""
 
 

@@ -1,0 +1,70 @@
+"""A client in secure rounds: the steps that come as messages, between them the training, and what a member keeps."""
+
+from collections.abc import Callable
+
+from flwr.app import Message
+from torch import nn
+
+from ist_fed import wire
+from ist_fed.arrays import arrays_of
+from ist_fed.errors import SecureError
+from ist_fed.privacy.secure import Grid, Member
+from ist_fed.privacy.secure import messages as say
+from ist_fed.privacy.secure.skellam import draw
+from ist_fed.updates import as_vector, model_hash, order_hash, trained_names
+
+ORDERED = ("round", "seed", "sizes", "local_steps", "lr", "training", "scales")
+"""The fields of an order that all of a cohort agree on."""
+
+
+class Secrecy:
+    """Answers the steps of secure rounds; nothing of a client leaves but through here.
+
+    Args:
+        member: its state between messages.
+        trained: trains the subnet of an order.
+    """
+
+    def __init__(self, member: Member, trained: Callable[[wire.Order], nn.Module]) -> None:
+        self._member, self._trained = member, trained
+
+    def answer(self, step: wire.Step, message: Message) -> Message:
+        """Take one step; whatever goes wrong ends the round for this client.
+
+        Raises:
+            SecureError: something does not fit; all secrets of the round are erased.
+        """
+        try:
+            return wire.step_answer(self._body(step, message), reply_to=message)
+        except BaseException:
+            self._member.forget()
+            raise
+
+    def _body(self, step: wire.Step, message: Message) -> bytes:
+        member, body = self._member, step.body
+        if step.name == "advertise":
+            return member.advertise(say.Call.unpack(body)).pack()
+        if step.name == "share":
+            return member.share(say.Roster.unpack(body)).pack()
+        if step.name == "upload":
+            return self._upload(say.Boxes.unpack(body), wire.open_order(message, take=True)).pack()
+        if step.name == "agree":
+            return member.agree(say.Survivors.unpack(body)).pack()
+        if step.name == "unmask":
+            return member.unmask(say.Votes.unpack(body)).pack()
+        raise SecureError("a secure round has five steps, and this is none; server and client must be of one version")
+
+    def _upload(self, boxes: say.Boxes, order: wire.Order) -> say.Masked:
+        model = model_hash(wire.layout_of_flat(order.arrays), order.digest)
+        fields = {name: value for name, value in vars(order).items() if name in ORDERED}
+        terms = self._member.receive(boxes, model=model, order=order_hash(fields))
+        grid = Grid(
+            step=terms.grid, clip=terms.clip, length=terms.length, variance=terms.variance, bound=terms.bound
+        )
+        before = order.arrays
+        trained = self._trained(order)
+        names = trained_names(trained, before)
+        values = grid.quantise(as_vector(arrays_of(trained), names) - as_vector(before, names))
+        if grid.variance:
+            values += draw(grid.variance, values.size)
+        return self._member.mask(values)
