@@ -8,6 +8,7 @@ from flwr.clientapp import ClientApp
 
 from client.data import data_of, task_of
 from client.device import machine_of
+from client.secrecy import member_of
 from ist_fed.scenario import from_run_config
 from ist_fed.worker import Worker
 
@@ -41,4 +42,5 @@ def _made(scenario: str, overrides: str, node_config: tuple[tuple[str, object], 
     node = dict(node_config)
     task = task_of(described, node)
     machine = machine_of(node, described.device)
-    return Worker(task, data_of(task, node), client=int(str(node["partition-id"])), **vars(machine))
+    number = int(str(node["partition-id"]))
+    return Worker(task, data_of(task, node), client=number, member=member_of(node), **vars(machine))

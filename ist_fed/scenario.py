@@ -153,8 +153,8 @@ class Scenario:
             )
         if self.secure.on and (self.round.weighting != "uniform" or self.round.adapt):
             raise ValueError(
-                "secure rounds need round.weighting = 'uniform' and no round.adapt, for what the server learns must not "
-                "depend on a client's data"
+                "secure rounds need round.weighting = 'uniform' and no round.adapt, for what the server learns must "
+                "not depend on a client's data"
             )
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             raise ValueError(f"device must be auto, cpu, cuda, cuda:1 and so on, or mps, but is {self.device!r}")

@@ -19,12 +19,13 @@ from ist_fed.arrays import Build, build_on_meta
 from ist_fed.cohort import Assignment, Outcome
 from ist_fed.errors import RoundError, ScenarioError, SecureError, WireError
 from ist_fed.exchange import exchange
-from ist_fed.privacy.secure import Aggregator, Secure, fit_grid
+from ist_fed.privacy.secure import Aggregator, Grid, Secure, fit_grid
 from ist_fed.privacy.secure import messages as say
+from ist_fed.privacy.secure.accounting import epsilon
 from ist_fed.privacy.secure.codec import Packed
 from ist_fed.privacy.secure.limits import threshold_of
 from ist_fed.rules import Plan
-from ist_fed.updates import as_vector, model_hash, moved, order_hash, trained_names, units_hash
+from ist_fed.updates import model_hash, moved, order_hash, trained_names, units_hash
 
 logger = logging.getLogger("ist_fed")
 
@@ -54,9 +55,7 @@ class SealedRounds:
     def __init__(self, settings: Secure, build: Build) -> None:
         self._settings, self._build, self._run = settings, build, secrets.token_bytes(16)
 
-    def carry_out(
-        self, grid: FlowerGrid, assignments: Iterable[Assignment], timeout: float
-    ) -> Iterator[Outcome]:
+    def carry_out(self, grid: FlowerGrid, assignments: Iterable[Assignment], timeout: float) -> Iterator[Outcome]:
         """Let every cohort train in secret; one outcome each.
 
         Args:
@@ -65,6 +64,8 @@ class SealedRounds:
             timeout: seconds that training is waited for.
         """
         cohorts = [self._cohort(number, asked) for number, asked in enumerate(assignments)]
+        if self._settings.noise:
+            self._say_cost(cohorts)
         ask = partial(_ask, grid, cohorts)
         patience = min(timeout, self._settings.patience)
         ask("advertise", patience, _Cohort.calls, lambda c, node, body: c.of.advertised(node, say.Advert.unpack(body)))
@@ -74,6 +75,17 @@ class SealedRounds:
         ask("unmask", patience, _Cohort.votes, lambda c, node, body: c.of.opened(node, say.Opened.unpack(body)))
         while cohorts:
             yield cohorts.pop(0).outcome()
+
+    def _say_cost(self, cohorts: Sequence["_Cohort"]) -> None:
+        round, delta = cohorts[0].asked.round, self._settings.delta
+        worst = max(epsilon(each.grid, each.of.terms.threshold, round, delta) for each in cohorts)
+        logger.info(
+            "round %d: noise %g: ε = %.4g at δ = %g after it, if no round was run twice",
+            round,
+            self._settings.noise,
+            worst,
+            delta,
+        )
 
     def _cohort(self, number: int, asked: Assignment) -> "_Cohort":
         names = trained_names(build_on_meta(self._build, asked.sizes), asked.arrays)
@@ -116,7 +128,7 @@ class SealedRounds:
             order=order_hash(order),
         )
         aggregator = Aggregator[int](terms, self._settings.min_cohort)
-        return _Cohort(asked=asked, of=aggregator, names=names, parcel=parcel, order=order, mean=grid.mean)
+        return _Cohort(asked=asked, of=aggregator, names=names, parcel=parcel, order=order, grid=grid)
 
 
 @dataclass(kw_only=True)
@@ -128,7 +140,7 @@ class _Cohort:
     names: Sequence[str]
     parcel: wire.Parcel | None
     order: Mapping[str, object]
-    mean: Callable[[np.ndarray, int], np.ndarray]
+    grid: Grid
     out: dict[int, str] = field(default_factory=dict)
     failed: str = ""
     merged: frozenset[int] = frozenset()
@@ -166,8 +178,7 @@ class _Cohort:
         if not self.failed:
             try:
                 total, count = self.of.total()
-                update = self.mean(total, count)
-                arrays = moved(self.asked.arrays, self.names, update)
+                arrays = moved(self.asked.arrays, self.names, self.grid.mean(total, count))
             except SecureError as error:
                 self.failed = str(error)
         reason = f"its cohort's sum is lost: {self.failed}" if self.failed else ""
@@ -189,9 +200,7 @@ _Given = Callable[[_Cohort], dict[int, Packed]]
 _Taken = Callable[[_Cohort, int, bytes], None]
 
 
-def _ask(
-    grid: FlowerGrid, cohorts: Sequence[_Cohort], name: str, timeout: float, given: _Given, taken: _Taken
-) -> None:
+def _ask(grid: FlowerGrid, cohorts: Sequence[_Cohort], name: str, timeout: float, given: _Given, taken: _Taken) -> None:
     """One step of all cohorts: what every member is given, and what comes back."""
     asked: dict[int, tuple[_Cohort, Metadata]] = {}
     messages: list[Message] = []
@@ -208,17 +217,16 @@ def _ask(
     waiting = set(asked)
     for answer in exchange(grid, messages, timeout, lambda node, reason: asked[node][0].refuse(node, reason)):
         own = answer.metadata.reply_to_message_id
-        node = next((node for node in waiting if asked[node][1].message_id == own), None)
-        if node is None:
+        if (member := next((node for node in waiting if asked[node][1].message_id == own), None)) is None:
             continue
-        waiting.remove(node)
-        cohort = asked[node][0]
+        waiting.remove(member)
+        cohort = asked[member][0]
         try:
             body = wire.open_step_answer(answer)
             cohort.up += len(body)
-            taken(cohort, node, body)
+            taken(cohort, member, body)
         except (WireError, SecureError) as error:
-            cohort.refuse(node, str(error))
+            cohort.refuse(member, str(error))
     for node in waiting:
         asked[node][0].refuse(node, f"no answer to '{name}' came in time")
 

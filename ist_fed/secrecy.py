@@ -58,9 +58,7 @@ class Secrecy:
         model = model_hash(wire.layout_of_flat(order.arrays), order.digest)
         fields = {name: value for name, value in vars(order).items() if name in ORDERED}
         terms = self._member.receive(boxes, model=model, order=order_hash(fields))
-        grid = Grid(
-            step=terms.grid, clip=terms.clip, length=terms.length, variance=terms.variance, bound=terms.bound
-        )
+        grid = Grid(step=terms.grid, clip=terms.clip, length=terms.length, variance=terms.variance, bound=terms.bound)
         before = order.arrays
         trained = self._trained(order)
         names = trained_names(trained, before)

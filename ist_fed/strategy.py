@@ -193,7 +193,9 @@ class IndependentSubnetTraining(Strategy):
                 "own start(), or use the constant schedule"
             )
         if self._new_sealed:
-            raise RoundError("a secure round has five steps, which Flower's hooks have not; run this strategy's start()")
+            raise RoundError(
+                "a secure round has five steps, which Flower's hooks have not; run this strategy's start()"
+            )
         wide = wire.from_record(arrays, self._template)
         self._open, assignments = self._assign(server_round, wide, grid, timeout=3600)
         return self._messages(self._open, assignments, config, timeout=3600)

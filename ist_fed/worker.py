@@ -126,7 +126,7 @@ class Worker:
         return wire.reply_message(order, arrays_of(model), loss=loss, seconds=seconds, reply_to=message)
 
     def _network(self, order: wire.Order) -> nn.Module:
-        """The subnet of an order as a network, once it is known to be this client's task, and that it can be trained."""
+        """The subnet of an order as a network, once it is known to be this task's, and small enough."""
         self._check_arrays(order.sizes, order.arrays)
         self._check_memory(order.sizes, _training_of(order.training))
         return network(self._task, order.sizes, order.arrays, self._device)

@@ -20,6 +20,8 @@ from ist_fed.engines.flower import environment, free_port
 from ist_fed.engines.resident import Resident
 from ist_fed.errors import EngineError, PkiError
 from ist_fed.pki import Kit, open_kit
+from ist_fed.pki.signing import open_signer
+from ist_fed.privacy.secure.limits import FLOOR, MIN_COHORT
 
 app = typer.Typer(help="The client: it holds the data, and trains its part of the network.", no_args_is_help=True)
 app.command()(install)
@@ -54,6 +56,13 @@ def start(
     allow_app: Annotated[
         list[str] | None, typer.Option(metavar="HASH", help="Code that the server may send; remembered.")
     ] = None,
+    signer: Annotated[
+        Path | None,
+        typer.Option(metavar="NAME.sign.pem", help="Take part in secure rounds, and in no others; its key beside it."),
+    ] = None,
+    min_cohort: Annotated[
+        int, typer.Option(help="Fewest clients among whom this one hides in secure rounds.")
+    ] = MIN_COHORT,
     supernode: Annotated[bool, typer.Option("--supernode", help="Let Flower's own SuperNode run this client.")] = False,
 ) -> None:
     """Start the client, and keep it running until Ctrl-C; it then finishes what it holds."""
@@ -61,6 +70,8 @@ def start(
     opened = open_kit(kit, fingerprint) if kit is not None else None
     config = _config(opened, data, partition, allow_task or [])
     config |= {key: value for key, value in (("device", device), ("amp", amp), ("memory", memory)) if value}
+    if signer is not None:
+        config |= _secret(signer, min_cohort, supernode)
     if supernode:
         sys.exit(_supernode(opened, server, config))
     apps = Apps(kit.parent if kit is not None else Path.cwd(), allow_app or [])
@@ -107,6 +118,19 @@ def _config(kit: Kit | None, data: Path | None, partition: str | None, tasks: li
     if not data.exists():
         raise EngineError(f"the data must be there, but '{data}' is not")
     return config | {"partition-id": kit.number if kit else 0, "data": str(data.absolute())}
+
+
+def _secret(signer: Path, min_cohort: int, supernode: bool) -> Config:
+    """What a node is told that takes part in secure rounds."""
+    if supernode:
+        raise EngineError(
+            "in secure rounds a client keeps its secrets between messages, but Flower's SuperNode starts a process for "
+            "each; leave --supernode out"
+        )
+    if min_cohort < FLOOR:
+        raise EngineError(f"a client hides among {FLOOR} at least, but --min-cohort is {min_cohort}")
+    open_signer(signer)  # what is wrong with it is said now, and not in the first round
+    return {"signer": str(signer.absolute()), "min-cohort": min_cohort}
 
 
 def _supernode(kit: Kit | None, server: str | None, config: Config) -> int:

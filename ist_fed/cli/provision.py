@@ -1,10 +1,8 @@
 """`ist-fed provision`: who the server is, and which clients it admits."""
 
-import getpass
 import json
 import os
 import shlex
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -14,17 +12,18 @@ from rich.console import Console
 from rich.table import Table
 
 from ist_fed.cli.arguments import Format, OutputFormat
+from ist_fed.cli.passphrase import ask_passphrase
+from ist_fed.cli.signers import app as signers
 from ist_fed.errors import PkiError
 from ist_fed.pki import Federation, Member, make_request, open_kit
 from ist_fed.pki.address import join_address
 from ist_fed.pki.keys import public_fingerprint
 
-PASSPHRASE = "IST_FED_CA_PASSPHRASE"
-"""The environment variable that holds the passphrase of the CA's key, where nobody can type it."""
-
 app = typer.Typer(
     help="Provide the server and its clients with keys and certificates.", no_args_is_help=True, rich_markup_mode=None
 )
+
+app.add_typer(signers, name="signer")
 
 FederationPath = Annotated[Path, typer.Option("--federation", help="Folder of the federation.")]
 DEFAULT = Path("federation")
@@ -45,7 +44,7 @@ def init(
         name=folder.resolve().name if name is None else name,
         address=join_address(hosts[0], port),
         hosts=hosts,
-        passphrase=_passphrase(new=True),
+        passphrase=ask_passphrase(new=True),
     )
     print(f"federation   {folder} ('{federation.name}', at {federation.address})")
     _print_server(federation)
@@ -83,7 +82,7 @@ def approve(
 ) -> None:
     """Server: admit a client, and write the kit it needs."""
     federation = Federation.open(folder)
-    path = federation.approve(request, passphrase=_passphrase(), out=out, renew=renew)
+    path = federation.approve(request, passphrase=ask_passphrase(), out=out, renew=renew)
     kit = json.loads(path.read_text())
     print(f"approved     {kit['name']}, client number {kit['number']} of '{federation.name}'")
     print(f"fingerprint  {public_fingerprint(kit['public_key'])}")
@@ -128,7 +127,7 @@ def rotate(
 ) -> None:
     """Server: replace its key and certificate."""
     federation = Federation.open(folder)
-    federation.rotate_server(passphrase=_passphrase(), hosts=hosts)
+    federation.rotate_server(passphrase=ask_passphrase(), hosts=hosts)
     _print_server(federation)
     print("next         restart the server if it runs; clients need nothing new")
 
@@ -177,22 +176,3 @@ def _since(member: Member) -> str:
 def _option(folder: Path) -> str:
     """How the next command names the federation."""
     return "" if folder == DEFAULT else f" --federation {shlex.quote(str(folder))}"
-
-
-def _passphrase(new: bool = False) -> bytes:
-    """The passphrase of the CA's key: from the environment, or typed; a new one twice.
-
-    Raises:
-        PkiError: there is neither.
-    """
-    if (given := os.environ.get(PASSPHRASE)) is not None:
-        return os.fsencode(given)
-    if sys.stdin is None or not sys.stdin.isatty():
-        raise PkiError(f"the CA's key has a passphrase, but nobody is here to type it; set {PASSPHRASE}")
-    try:
-        typed = getpass.getpass("passphrase of the CA's key: ")
-        if new and getpass.getpass("the same once more: ") != typed:
-            raise PkiError("a new passphrase is typed twice, but the two differ; try again")
-    except EOFError as error:
-        raise PkiError(f"the CA's key has a passphrase, but none was typed; type it, or set {PASSPHRASE}") from error
-    return typed.encode()

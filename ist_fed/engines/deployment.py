@@ -14,8 +14,10 @@ from pathlib import Path
 from ist_fed.engines import flower, jobs
 from ist_fed.engines.server import Server
 from ist_fed.engines.site import Site
+from ist_fed.errors import EngineError
 from ist_fed.federation import Line
 from ist_fed.pki import Federation, make_request
+from ist_fed.pki.signing import CERTIFICATE, certify, create_authority, request_member
 from ist_fed.run import Run
 
 
@@ -38,12 +40,21 @@ def deploy(
         EngineError: a program did not start, or the run failed.
         Interrupted: Ctrl-C.
     """
+    if supernode and run.scenario.secure.on:
+        raise EngineError(
+            "in secure rounds clients keep their secrets between messages, but Flower's SuperNode starts a process for "
+            "each; leave --supernode out"
+        )
     folder = run.folder.absolute() / "deployment"
     shutil.rmtree(folder, ignore_errors=True)
     address = f"127.0.0.1:{flower.free_port()}"
     identity, kits = _identities(folder, address, run.scenario.clients)
     home = folder / "superlink"
-    with _clients(kits, supernode), Server(Site(home, address, identity)) as server:  # both start up at once
+    more = ["--supernode"] if supernode else []
+    if run.scenario.secure.on:
+        _certify(folder / "members", kits)
+        more = ["--min-cohort", str(run.scenario.secure.min_cohort)]
+    with _clients(kits, more), Server(Site(home, address, identity)) as server:  # both start up at once
         jobs.add(home, run.folder)
         server.serve(lambda _, line: on_line(line), until_idle=True)
     shutil.rmtree(folder, ignore_errors=True)
@@ -64,13 +75,23 @@ def _identities(folder: Path, address: str, clients: int) -> tuple[Federation, l
     return federation, kits
 
 
+def _certify(folder: Path, kits: list[Path]) -> None:
+    """Signing keys for secure rounds, of an authority that is thrown away like everything else here."""
+    passphrase = secrets.token_bytes(16)
+    create_authority(folder, "local", passphrase)
+    for kit in kits:
+        certify(folder, request_member(kit.parent, kit.parent.name), passphrase, kit.parent)
+
+
 @contextmanager
-def _clients(kits: list[Path], supernode: bool) -> Iterator[None]:
+def _clients(kits: list[Path], more: list[str]) -> Iterator[None]:
     processes = []
     try:
         for number, kit in enumerate(kits):
             command = [sys.executable, "-m", "ist_fed", "client", "start", "--kit", str(kit)]
-            command += ["--partition", f"{number}/{len(kits)}", *(["--supernode"] if supernode else [])]
+            command += ["--partition", f"{number}/{len(kits)}", *more]
+            if (signer := kit.with_name(f"{kit.parent.name}{CERTIFICATE}")).exists():
+                command += ["--signer", str(signer)]
             processes.append(flower.start(command, kit.parent, "client.log"))
         yield
     finally:

@@ -19,6 +19,7 @@ from flwr.supercore.run import Run as FlowerRun
 from ist_fed.engines.apps import Config, defaults, installed_app
 from ist_fed.engines.fleet import Fleet
 from ist_fed.errors import FleetOver, FleetRefused, FleetUnknown, FleetUnreachable
+from ist_fed.wire import open_step
 
 logger = logging.getLogger("ist_fed")
 
@@ -107,7 +108,9 @@ class Resident:
         """Work, and send the reply; while there is no network it is kept, and nothing else is taken up."""
         began = time.monotonic()
         if message.metadata.message_type == MessageType.TRAIN:
-            logger.info("round %s: training", message.metadata.group_id)
+            step = open_step(message)
+            doing = "training" if step is None or step.name == "upload" else f"secure step '{step.name[:20]}'"
+            logger.info("round %s: %s", message.metadata.group_id, doing)
         try:
             app, context = self._run_of(message)
             context.state[LINK] = MetricRecord({"bytes_per_second": self._fleet.link})

@@ -183,11 +183,11 @@ def check_authority(certificate: x509.Certificate, today: datetime) -> PublicKey
     try:
         key = certificate.public_key()
         basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
-        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage)
+        uses = certificate.extensions.get_extension_for_class(x509.KeyUsage)
         certificate.verify_directly_issued_by(certificate)
     except (*MALFORMED, InvalidSignature) as error:
         raise PkiError(f"a federation's CA signs itself, but this certificate is no such CA's: {error}") from error
-    extensions = (basic.critical, basic.value, usage.critical, usage.value)
+    extensions = (basic.critical, basic.value, uses.critical, uses.value)
     expected = (True, x509.BasicConstraints(ca=True, path_length=0), True, usage(authority=True))
     if not isinstance(key, PublicKey) or not isinstance(key.curve, ec.SECP384R1) or extensions != expected:
         raise PkiError(

@@ -120,7 +120,7 @@ def issue_member(
 
 
 def signers_of_one_run() -> Callable[[str], Signer]:
-    """An authority in memory, thrown away with the run: gives a signer by name, where all members are in one process."""
+    """Signers by name, of an authority in memory that is thrown away: for members that are all in one process."""
     key = ec.generate_private_key(ec.SECP384R1())
     authority = certificates.issue_authority(key, "one run", certificates.now())
 
@@ -172,9 +172,7 @@ def read_request(path: Path) -> tuple[str, Ed25519PublicKey]:
     return files.check_name(name), key
 
 
-def open_signer(
-    path: Path, fingerprint: str | None = None, clock: Callable[[], datetime] = certificates.now
-) -> Signer:
+def open_signer(path: Path, fingerprint: str | None = None, clock: Callable[[], datetime] = certificates.now) -> Signer:
     """Read a member's certificate, and check that it can be used.
 
     Args:
@@ -207,9 +205,7 @@ def open_signer(
     return Signer(name=name, key=key, certificate=certificate, authority=authority)
 
 
-def check_member(
-    certificate: bytes, authority: x509.Certificate, today: datetime
-) -> tuple[str, Ed25519PublicKey]:
+def check_member(certificate: bytes, authority: x509.Certificate, today: datetime) -> tuple[str, Ed25519PublicKey]:
     """Name and key of a member whose certificate is as `issue_member` makes it, and valid today.
 
     Args:
@@ -230,9 +226,7 @@ def check_member(
 
 
 @lru_cache(maxsize=4096)
-def _checked(
-    certificate: bytes, authority: x509.Certificate
-) -> tuple[str, Ed25519PublicKey, datetime, datetime]:
+def _checked(certificate: bytes, authority: x509.Certificate) -> tuple[str, Ed25519PublicKey, datetime, datetime]:
     """All that does not depend on the time; members meet again every round."""
     try:
         member = x509.load_der_x509_certificate(certificate)

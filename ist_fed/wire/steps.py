@@ -94,8 +94,6 @@ def layout_of_flat(arrays: Flat) -> str:
     """The layout of a parcel's arrays, as text, from those that came out of it."""
     return write_layout(
         tuple(
-            (name, run.dtype, shape)
-            for run in arrays.layout
-            for name, shape in zip(run.names, run.shapes, strict=True)
+            (name, run.dtype, shape) for run in arrays.layout for name, shape in zip(run.names, run.shapes, strict=True)
         )
     )

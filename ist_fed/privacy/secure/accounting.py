@@ -27,7 +27,7 @@ def skellam_rdp(order: int, *, variance: float, l2: float, l1: float) -> float:
     if order != int(order) or order < 2 or not variance > 0 or l2 < 0 or l1 < 0:
         raise ValueError("the Skellam bound is for whole orders from 2 and a positive variance")
     beyond = min(((2 * order - 1) * l2**2 + 6 * l1) / (4 * variance**2), 3 * l1 / (2 * variance))
-    return order * l2**2 / (2 * variance) + beyond
+    return float(order * l2**2 / (2 * variance) + beyond)
 
 
 def round_rdp(grid: Grid, threshold: int, order: int) -> float:
@@ -61,4 +61,4 @@ def epsilon(grid: Grid, threshold: int, rounds: int, delta: float) -> float:
         rounds * round_rdp(grid, threshold, order) + log((order - 1) / order) - (log(delta) + log(order)) / (order - 1)
         for order in ORDERS
     )
-    return max(0.0, min(found))
+    return max(0.0, float(min(found)))

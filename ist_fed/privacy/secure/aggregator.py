@@ -93,9 +93,7 @@ class Aggregator(Generic[Handle]):
             SmallCohort: too few did.
         """
         self._check_count(len(self._shares), "shared their secrets")
-        sealed = {
-            (sender, box.member): box.sealed for sender, shares in self._shares.items() for box in shares.boxes
-        }
+        sealed = {(sender, box.member): box.sealed for sender, shares in self._shares.items() for box in shares.boxes}
         senders = sorted(self._shares)
         return {
             handle: say.Boxes(

@@ -2,7 +2,7 @@
 
 import struct
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Protocol, Self, TypeVar, cast
+from typing import Any, ClassVar, Protocol, Self, cast
 
 import numpy as np
 

@@ -58,11 +58,13 @@ class Grid:
         longest = self.clip - self.step * sqrt(self.length) / 2
         scale = min(1.0, longest / norm) if norm else 1.0
         update *= scale / self.step
-        return np.rint(update, out=update).astype(np.int64)
+        whole: np.ndarray = np.rint(update, out=update).astype(np.int64)
+        return whole
 
     def mean(self, total: np.ndarray, members: int) -> np.ndarray:
         """The mean update out of the sum of whole numbers, float64."""
-        return total * (self.step / members)
+        mean: np.ndarray = total * (self.step / members)
+        return mean
 
 
 def fit_grid(*, clip: float, noise: float, length: int, members: int, threshold: int | None = None) -> Grid:

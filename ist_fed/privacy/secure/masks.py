@@ -21,7 +21,8 @@ def add_mask(vector: Ring, key: bytes, *, subtract: bool = False) -> None:
         key: 32 bytes, used for this mask and nothing else.
         subtract: take it away.
     """
-    assert vector.dtype == np.uint32 and vector.size <= LONGEST
+    assert vector.dtype == np.uint32
+    assert vector.size <= LONGEST
     stream, combine, mask = keystream(key), np.subtract if subtract else np.add, bytearray(4 * _CHUNK)
     for start in range(0, vector.size, _CHUNK):
         part = vector[start : start + _CHUNK]

@@ -34,9 +34,7 @@ class Member:
         clock: tells the time.
     """
 
-    def __init__(
-        self, signer: Signer, *, min_cohort: int = MIN_COHORT, clock: Callable[[], datetime] = now
-    ) -> None:
+    def __init__(self, signer: Signer, *, min_cohort: int = MIN_COHORT, clock: Callable[[], datetime] = now) -> None:
         if min_cohort < FLOOR:
             raise SmallCohort(f"a cohort must never be smaller than {FLOOR}, but {min_cohort} is asked for")
         self._signer, self._min_cohort, self._clock = signer, min_cohort, clock

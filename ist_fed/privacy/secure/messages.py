@@ -75,7 +75,7 @@ class Call(Packed):
     """The server calls a cohort together."""
 
     kind: ClassVar[int] = 1
-    terms: Terms = packed(Record(Terms))
+    terms: Terms = packed(Record(Terms))  # noqa: RUF009
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +151,7 @@ class Masked(Packed):
 
     kind: ClassVar[int] = 6
     context: bytes = packed(_CONTEXT)
-    values: np.ndarray = packed(Vector())
+    values: np.ndarray = packed(Vector())  # noqa: RUF009
 
 
 @dataclass(frozen=True, kw_only=True)

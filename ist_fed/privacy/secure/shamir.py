@@ -13,7 +13,8 @@ SHARE_BYTES = 66
 
 def split(secret: bytes, threshold: int, shares: int) -> list[bytes]:
     """Shares of a secret of 32 bytes; share i stands for x = i + 1."""
-    assert len(secret) == 32 and 1 <= threshold <= shares
+    assert len(secret) == 32
+    assert 1 <= threshold <= shares
     coefficients = [int.from_bytes(secret), *(secrets.randbelow(PRIME) for _ in range(threshold - 1))]
     return [_value(coefficients, x).to_bytes(SHARE_BYTES) for x in range(1, shares + 1)]
 

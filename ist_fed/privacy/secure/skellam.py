@@ -70,7 +70,7 @@ def draw(variance: float, count: int) -> np.ndarray:
 
 
 class _Table:
-    """Blocks of equal width that cover ± `TAIL` standard deviations, with an alias table (Vose 1991) of whole weights."""
+    """Blocks of equal width within ± `TAIL` standard deviations, and an alias table (Vose 1991) of whole weights."""
 
     def __init__(self, variance: float) -> None:
         self._variance, deviation = variance, sqrt(variance)
@@ -97,7 +97,9 @@ class _Table:
         block = np.where(low < self._threshold[column], column, self._alias[column])
         offset = (within & np.uint64((1 << self._bits) - 1)).astype(np.int64)
         numbers = self._first + (block << self._bits) + offset
-        chance = np.exp(log_pmf(numbers.astype(np.float64), self._variance) - self._log_weight[block] - self._log_factor)
+        chance = np.exp(
+            log_pmf(numbers.astype(np.float64), self._variance) - self._log_weight[block] - self._log_factor
+        )
         kept: np.ndarray = numbers[(whether >> np.uint64(11)) * 2.0**-53 < chance]
         return kept
 

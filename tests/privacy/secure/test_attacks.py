@@ -222,7 +222,7 @@ def test_two_sets_of_survivors_do_not_both_get_their_votes() -> None:
     names = list(cohort.members)
     sets = [replace(survivors, members=named(cohort, *(n for n in names if n != lost))) for lost in ("m9", "m8")]
     votes = []
-    for told, half in zip(sets, (names[:4] + ["m8"], names[4:8] + ["m9"]), strict=True):
+    for told, half in zip(sets, ([*names[:4], "m8"], [*names[4:8], "m9"]), strict=True):
         signed = {cohort.aggregator._places[n]: cohort.members[n].agree(told).signature for n in half}
         ballots = tuple(say.Ballot(member=at, signature=signed[at]) for at in sorted(signed))
         votes.append(say.Votes(context=told.context, ballots=ballots))

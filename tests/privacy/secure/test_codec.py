@@ -1,5 +1,7 @@
 """Messages as bytes: what comes out is what went in, and nothing else gets in."""
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 from cohort import Cohort, terms, zeros
@@ -63,10 +65,8 @@ def test_every_message_has_its_own_number() -> None:
 
 @given(st.sampled_from(KINDS), st.binary(max_size=300))
 def test_no_bytes_do_more_than_be_refused(kind: type[Packed], data: bytes) -> None:
-    try:
+    with suppress(SecureError):
         kind.unpack(b"ISF1" + bytes([kind.kind]) + data)
-    except SecureError:
-        pass
 
 
 @pytest.mark.parametrize("count", [5, 1 << 20, (1 << 32) - 1])
