@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow check format test-net bench-core bench-bytes bench-round bench-net bench-memory bench-sim bench-extreme bench-leases bench-tables wheel clean
+.PHONY: demo test test-slow check format test-net bench-core bench-bytes bench-round bench-net bench-memory bench-sim bench-extreme bench-leases bench-secure bench-tables wheel clean
 
 demo: $(INSTALLED) ## train on real digits and show where the report is
 	rm -rf runs/demo
@@ -61,6 +61,10 @@ bench-extreme: $(INSTALLED) ## memory at 670 091 labels; a few minutes, 8 GB
 
 bench-leases: $(INSTALLED) ## virtual time to 97 %, leases against synchronous rounds; minutes on an idle core
 	$(BIN)/python benchmarks/bench_leases.py
+	$(BIN)/python benchmarks/table.py
+
+bench-secure: $(INSTALLED) ## secure rounds: seconds and bytes, beside Flower's SecAgg+
+	$(BIN)/python benchmarks/bench_secure.py
 	$(BIN)/python benchmarks/table.py
 
 bench-tables: $(INSTALLED) ## docs/benchmarks.md from benchmarks/results/
