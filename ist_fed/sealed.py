@@ -7,7 +7,7 @@ small gives nothing, and its units keep their values.
 import logging
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -91,14 +91,6 @@ class SealedRounds:
         names = trained_names(build_on_meta(self._build, asked.sizes), asked.arrays)
         parcel = wire.pack(asked.arrays)
         label = parcel.label()
-        order = {
-            "round": asked.round,
-            "seed": asked.seed,
-            "sizes": asked.sizes,
-            "local_steps": asked.local_steps,
-            "lr": asked.lr,
-            "training": asdict(asked.training),
-        }
         members = len(asked.nodes)
         threshold = max(threshold_of(members), self._settings.threshold)
         length = sum(asked.arrays[name].numel() for name in names)
@@ -125,10 +117,10 @@ class SealedRounds:
             variance=grid.variance,
             model=model_hash(parcel.layout, label.digest),
             units=units_hash(asked.units),
-            order=order_hash(order),
+            order=order_hash(asked.order),
         )
         aggregator = Aggregator[int](terms, self._settings.min_cohort)
-        return _Cohort(asked=asked, of=aggregator, names=names, parcel=parcel, order=order, grid=grid)
+        return _Cohort(asked=asked, of=aggregator, names=names, parcel=parcel, grid=grid)
 
 
 @dataclass(kw_only=True)
@@ -139,7 +131,6 @@ class _Cohort:
     of: Aggregator[int]
     names: Sequence[str]
     parcel: wire.Parcel | None
-    order: Mapping[str, object]
     grid: Grid
     out: dict[int, str] = field(default_factory=dict)
     failed: str = ""
@@ -236,7 +227,7 @@ def _messages(
 ) -> Iterator[tuple[int, Message]]:
     """To each its own; what is for everyone is packed once."""
     parcel = cohort.parcel if name == "upload" else None
-    order = {**cohort.order, "nonce": ""} if parcel else None
+    order = {**cohort.asked.order, "nonce": ""}
     packed: dict[int, bytes] = {}
     for node, body in bodies.items():
         if id(body) not in packed:

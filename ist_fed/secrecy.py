@@ -1,5 +1,6 @@
 """A client in secure rounds: the steps that come as messages, between them the training, and what a member keeps."""
 
+import logging
 from collections.abc import Callable
 
 from flwr.app import Message
@@ -7,11 +8,13 @@ from torch import nn
 
 from ist_fed import wire
 from ist_fed.arrays import arrays_of
-from ist_fed.errors import SecureError
+from ist_fed.errors import SecureError, WireError
 from ist_fed.privacy.secure import Grid, Member
 from ist_fed.privacy.secure import messages as say
 from ist_fed.privacy.secure.skellam import draw
 from ist_fed.updates import as_vector, model_hash, order_hash, trained_names
+
+logger = logging.getLogger("ist_fed")
 
 ORDERED = ("round", "seed", "sizes", "local_steps", "lr", "training", "scales")
 """The fields of an order that all of a cohort agree on."""
@@ -32,13 +35,18 @@ class Secrecy:
         """Take one step; whatever goes wrong ends the round for this client.
 
         Raises:
-            SecureError: something does not fit; all secrets of the round are erased.
+            SecureError: something does not fit, or training failed; what went wrong in it is said here only, for it
+                may tell of the data. All secrets of the round are erased.
+            WireError: a message cannot be read; the same.
         """
         try:
             return wire.step_answer(self._body(step, message), reply_to=message)
-        except BaseException:
+        except BaseException as error:
             self._member.forget()
-            raise
+            if isinstance(error, (SecureError, WireError)) or not isinstance(error, Exception):
+                raise
+            logger.error("round %s: this client could not train", message.metadata.group_id, exc_info=error)
+            raise SecureError("it could not train; its own log says why") from None
 
     def _body(self, step: wire.Step, message: Message) -> bytes:
         member, body = self._member, step.body

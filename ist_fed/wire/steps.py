@@ -35,7 +35,7 @@ def step_message(
     ttl: float,
     *,
     parcel: Parcel | None = None,
-    order: Mapping[str, Any] | None = None,
+    order: Mapping[str, Any],
 ) -> Message:
     """The message that asks a member for a step.
 
@@ -44,12 +44,12 @@ def step_message(
         step: the step.
         round: from 1.
         ttl: seconds until the question lapses.
-        parcel: the packed subnet, where it is to be trained.
-        order: how, the fields of `Order` but `arrays` and `digest`.
+        parcel: the packed subnet, in the step in which it is trained.
+        order: how, the fields of `Order` but `arrays` and `digest`; sent with the parcel.
     """
     records: Records = {STEP: ConfigRecord({"name": step.name, "body": step.body})}
     if parcel is not None:
-        records |= parcel.beside(ORDER, {"fields": json.dumps(dict(order or {}))})
+        records |= parcel.beside(ORDER, {"fields": json.dumps(dict(order))})
     return Message(RecordDict(records), node, MessageType.TRAIN, group_id=str(round), ttl=ttl)
 
 
