@@ -58,18 +58,6 @@ class Assignment:
         """Units of each axis."""
         return {axis: len(held) for axis, held in self.units.items()}
 
-    @property
-    def order(self) -> dict[str, Any]:
-        """How it is to be trained, as an order says it to all of the cohort."""
-        return {
-            "round": self.round,
-            "seed": self.seed,
-            "sizes": self.sizes,
-            "local_steps": self.local_steps,
-            "lr": self.lr,
-            "training": asdict(self.training),
-        }
-
     @cached_property
     def order(self) -> dict[str, Any]:
         """What a message says of it, besides the arrays and the nonce."""

@@ -21,7 +21,7 @@ from ist_fed.evaluate import evaluate, network, ready
 from ist_fed.network import Network, Virtual
 from ist_fed.privacy import LEDGER, Central, Ledger, mechanism
 from ist_fed.round import RoundReport
-from ist_fed.rules import plan_round
+from ist_fed.rules import Plan, Rule, plan_round
 from ist_fed.run import Run
 from ist_fed.scenario import Scenario
 from ist_fed.sealed import check_cohorts
@@ -78,7 +78,7 @@ def federate(
         min_limit=scenario.round.min_limit,
         privacy=private,
         network=simulated_network(scenario, task),
-        secure=scenario.secure if scenario.secure.on else None,
+        secure=scenario.secure if scenario.is_secure else None,
         on_round=recorder,
         server_optimizer=scenario.server,
         phases=scenario.make_phases(),
@@ -122,10 +122,8 @@ def federate(
 def _private(run: Run, ledgers: Sequence[Path]) -> Central | None:
     """What keeps the scenario's promise, if it makes one."""
     scenario, settings = run.scenario, run.scenario.privacy
-    if settings.mode == "off":
-        return None
     if settings.mode != "central":
-        raise ScenarioError(f"privacy.mode '{settings.mode}' is not there yet; use 'central' or 'off'")
+        return None
     promised = mechanism(settings, scenario.make_rule(), clients=scenario.clients, rounds=scenario.rounds)
     ledger = Ledger([run.folder / LEDGER, *ledgers], epsilon=settings.epsilon, delta=settings.delta)
     return Central(promised, ledger)
@@ -157,17 +155,14 @@ def check_model(scenario: Scenario, task: Task, strategy: IndependentSubnetTrain
         ScenarioError: a phase is to last until something that nobody measures, or cohorts are too small for secure
             rounds.
     """
-    nodes = scenario.nodes()
     known = [task.metric, "loss", "train_loss", "coverage"]
     for phase in scenario.make_phases():
         for metric in phase.until.keys() - known:
             raise ScenarioError(
                 f"a phase lasts until a metric is reached, but '{metric}' is none{nearest(metric, known)}"
             )
-        plan_round(phase.rule or scenario.make_rule(), 1, nodes, scenario.sizes, scenario.seed)
-    plan = plan_round(scenario.make_rule(), 1, nodes, scenario.sizes, scenario.seed)
-    if scenario.secure.on:
-        check_cohorts(plan, scenario.secure)
+        _plan(scenario, phase.rule or scenario.make_rule())
+    plan = _plan(scenario, scenario.make_rule())
     sizes = {axis: min(_CHECKED_UNITS, len(units)) for axis, units in plan.subnets[0].items()}
     data = task.test_data()
     few = torch.arange(min(8, length(data))).numpy()
@@ -178,6 +173,15 @@ def check_model(scenario: Scenario, task: Task, strategy: IndependentSubnetTrain
         return task.loss(model, (inputs, targets))
 
     check_symmetry(task.build, sizes, strategy.axes, function)
+
+
+def _plan(scenario: Scenario, rule: Rule) -> Plan:
+    """The plan of a first round with everyone, if there can be one."""
+    nodes = [Node(client) for client in range(scenario.clients)]
+    plan = plan_round(rule, 1, nodes, scenario.sizes, scenario.seed)
+    if scenario.is_secure:
+        check_cohorts(plan, scenario.secure)
+    return plan
 
 
 class _Recorder:

@@ -98,7 +98,7 @@ class Scenario:
         record: what is written down.
         privacy: what is promised to the clients, and what that takes.
         network: clients and links that are simulated, in virtual time.
-        secure: whether and how updates are added up in secret.
+        secure: how updates are added up in secret, where `privacy.mode` is `secure`.
         device: where a simulated client trains and the server evaluates: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         server: what the server does with a round's change of the network.
         phases: stretches of rounds that differ from the above, such as dense final rounds.
@@ -151,13 +151,29 @@ class Scenario:
                 "how long a simulated round lasts tells who was drawn for it, so a private run has no [network]; leave "
                 "one of them out"
             )
-        if self.secure.on and (self.round.weighting != "uniform" or self.round.adapt):
+        self._check_secure()
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
+            raise ValueError(f"device must be auto, cpu, cuda, cuda:1 and so on, or mps, but is {self.device!r}")
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether updates are added up in secret."""
+        return self.privacy.mode == "secure"
+
+    def _check_secure(self) -> None:
+        if not self.is_secure and self.secure != Secure():
+            raise ValueError(
+                "[secure] says how updates are added up in secret: set privacy.mode = 'secure', or drop it"
+            )
+        if self.is_secure and self.privacy != Privacy(mode="secure"):
+            raise ValueError(
+                "with privacy.mode = 'secure' all other settings stand in [secure], not in [privacy]"
+            )
+        if self.is_secure and (self.round.weighting != "uniform" or self.round.adapt):
             raise ValueError(
                 "secure rounds need round.weighting = 'uniform' and no round.adapt, for what the server learns must "
                 "not depend on a client's data"
             )
-        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
-            raise ValueError(f"device must be auto, cpu, cuda, cuda:1 and so on, or mps, but is {self.device!r}")
 
     def nodes(self) -> list[Node]:
         """The clients as the rule sees them in simulation, if all are there."""

@@ -36,7 +36,7 @@ def check_cohorts(plan: Plan, settings: Secure) -> None:
     Raises:
         ScenarioError: one is not.
     """
-    smallest = min(len(cohort) for cohort in plan.cohorts)
+    smallest = min(len(cohort) for cohort in plan.cohorts if cohort)
     if smallest < settings.min_cohort:
         raise ScenarioError(
             f"in secure rounds a cohort has at least {settings.min_cohort} clients (secure.min_cohort), but the rule "

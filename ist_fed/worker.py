@@ -32,7 +32,7 @@ logger = logging.getLogger("ist_fed")
 
 _SECURE_ONLY = (
     "this client takes part in secure rounds only, for its operator gave it a signing key, but the server asks for its "
-    "update in the clear; set secure.on in the scenario, or start the client without --signer"
+    "update in the clear; set privacy.mode = 'secure' in the scenario, or start the client without --signer"
 )
 _NOT_SECURE = (
     "a secure round is for clients with a signing key, but this one has none; start it with --signer NAME.sign.pem"

@@ -22,7 +22,7 @@ from ist_fed.scenario import load_scenario
 from ist_fed.wire.records import REPLY
 from ist_fed.worker import Worker
 
-SECURE = Secure(on=True, clip=5.0)
+SECURE = Secure(clip=5.0)
 ROUNDS = 2
 CLIENTS = 12
 COHORTS = rules.Disjoint(groups=2, min_units=2)
@@ -278,6 +278,8 @@ def test_the_scenario_that_ships_runs_and_reports(tmp_path: Path) -> None:
         (["secure.noise=1e-9"], "noise is 0 for none"),
         (["secure.clip=0"], "clip must be positive"),
         (["secure.delta=1"], "between 0 and 1"),
+        (["privacy.mode=off"], "set privacy.mode = 'secure', or drop it"),
+        (["privacy.clip=2.0"], "all other settings stand in"),
         (["secure.thresold=3"], "did you mean 'threshold'"),
     ],
 )
@@ -297,7 +299,7 @@ def test_cohorts_that_are_too_small_are_refused_before_anything_starts(tmp_path:
 
 def test_noise_in_the_network_is_as_large_as_said() -> None:
     """Of each parameter of a cohort of six: k noises of variance (zC)²/t, divided by k; 6.5 σ, once in 10¹⁰ runs."""
-    noisy = run(grid(), secure=Secure(on=True, clip=5.0, noise=2.0), rounds=1)
+    noisy = run(grid(), secure=Secure(clip=5.0, noise=2.0), rounds=1)
     silent = run(grid(), rounds=1)
     a, b = parameters(noisy.after), parameters(silent.after)
     units = [noisy.plans[0][cohort[0]]["hidden1"] for cohort in noisy.plans[0].cohorts]

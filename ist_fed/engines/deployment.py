@@ -40,7 +40,7 @@ def deploy(
         EngineError: a program did not start, or the run failed.
         Interrupted: Ctrl-C.
     """
-    if supernode and run.scenario.secure.on:
+    if supernode and run.scenario.is_secure:
         raise EngineError(
             "in secure rounds clients keep their secrets between messages, but Flower's SuperNode starts a process for "
             "each; leave --supernode out"
@@ -51,7 +51,7 @@ def deploy(
     identity, kits = _identities(folder, address, run.scenario.clients)
     home = folder / "superlink"
     more = ["--supernode"] if supernode else []
-    if run.scenario.secure.on:
+    if run.scenario.is_secure:
         _certify(folder / "members", kits)
         more = ["--min-cohort", str(run.scenario.secure.min_cohort)]
     with _clients(kits, more), Server(Site(home, address, identity)) as server:  # both start up at once

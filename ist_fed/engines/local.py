@@ -250,7 +250,7 @@ def simulate(
     scenario = run.scenario
     task, device = load_task(scenario.task, scenario.options), pick_device(scenario.device)
 
-    signer = signers_of_one_run() if scenario.secure.on else None
+    signer = signers_of_one_run() if scenario.is_secure else None
 
     def worker(client: int) -> Worker:
         member = signer and Member(signer(f"client{client}"), min_cohort=scenario.secure.min_cohort)

@@ -27,7 +27,7 @@ def simulate(run: Run, *, resume: bool = False, on_line: Callable[[dict[str, Any
         EngineError: Ray is not installed, rounds are secure, or a process failed; the message shows the end of its log.
         Interrupted: Ctrl-C.
     """
-    if run.scenario.secure.on:
+    if run.scenario.is_secure:
         raise EngineError(
             "in secure rounds clients keep their secrets between messages, which they do not in Flower's simulation; "
             "use --engine inprocess"

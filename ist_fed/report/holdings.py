@@ -17,7 +17,7 @@ from ist_fed.scenario import Scenario
 
 def plans_of(scenario: Scenario, lines: Sequence[Line]) -> list[Plan]:
     """The plan of each line's round, its nodes named by the clients' own numbers; of leases what was lent out first."""
-    if scenario.privacy.mode != "off":
+    if scenario.privacy.mode == "central":
         raise RunError(
             "a report shows who held which units, which nobody knows of a private run; its metrics are in "
             "metrics.jsonl, and what it spent in privacy.jsonl"

@@ -17,7 +17,7 @@ from ist_fed.scenario import load_scenario
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # busy machines are slow
 
-SECURE = ("round.weighting=uniform", "secure.on=true", "secure.clip=10.0", "secure.min_cohort=3")
+SECURE = ("round.weighting=uniform", "privacy.mode=secure", "secure.clip=10.0", "secure.min_cohort=3")
 ONE_COHORT = ("rule.groups=1", "rule.keep=1", "sizes.hidden1=64", "sizes.hidden2=64")
 SCENARIO = Path(__file__).parents[2] / "scenarios" / "digits-secure.toml"
 

@@ -8,10 +8,9 @@ from ist_fed.privacy.secure.limits import FLOOR, MIN_COHORT
 
 @dataclass(frozen=True, kw_only=True)
 class Secure:
-    """Secure aggregation in every cohort: the server sees sums, and no client's update.
+    """Secure aggregation in every cohort, where `privacy.mode` is `secure`: the server sees sums, and no one's update.
 
     Args:
-        on: whether.
         clip: largest norm of a client's update; longer ones are shortened.
         noise: standard deviation of the noise in a cohort's sum, in clip norms; 0 hides updates from the server
             only, and is no differential privacy.
@@ -21,7 +20,6 @@ class Secure:
         patience: seconds that a step is waited for, in which nobody trains.
     """
 
-    on: bool = False
     clip: float = 1.0
     noise: float = 0.0
     delta: float = 1e-5
