@@ -166,9 +166,7 @@ class Scenario:
                 "[secure] says how updates are added up in secret: set privacy.mode = 'secure', or drop it"
             )
         if self.is_secure and self.privacy != Privacy(mode="secure"):
-            raise ValueError(
-                "with privacy.mode = 'secure' all other settings stand in [secure], not in [privacy]"
-            )
+            raise ValueError("with privacy.mode = 'secure' all other settings stand in [secure], not in [privacy]")
         if self.is_secure and (self.round.weighting != "uniform" or self.round.adapt):
             raise ValueError(
                 "secure rounds need round.weighting = 'uniform' and no round.adapt, for what the server learns must "
