@@ -177,7 +177,7 @@ def check_model(scenario: Scenario, task: Task, strategy: IndependentSubnetTrain
 
 def _plan(scenario: Scenario, rule: Rule) -> Plan:
     """The plan of a first round with everyone, if there can be one."""
-    nodes = [Node(client) for client in range(scenario.clients)]
+    nodes = scenario.nodes()
     plan = plan_round(rule, 1, nodes, scenario.sizes, scenario.seed)
     if scenario.is_secure:
         check_cohorts(plan, scenario.secure)

@@ -107,7 +107,7 @@ class IndependentSubnetTraining(Strategy):
         self.server = Server(server_optimizer or ServerOptimizer(), parameters, self.axes)
         plain = Terms(rule=rule, local_steps=local_steps, training=training or Training())
         self.course = Course(phases, plain)
-        self._lease = _lease_of(self.course, phases, privacy, server_optimizer)
+        self._lease = _lease_of(self.course, phases, privacy or secure, server_optimizer)
         if privacy is not None and network is not None:
             raise ValueError("how long a simulated round lasts tells who was drawn; leave network out of a private run")
         self.loans: dict[str, Tensor] = {}  # of the report after which a run is taken up
@@ -360,7 +360,7 @@ class IndependentSubnetTraining(Strategy):
 
 
 def _lease_of(
-    course: Course, phases: Sequence[Phase], privacy: Central | None, server_optimizer: ServerOptimizer | None
+    course: Course, phases: Sequence[Phase], privacy: Central | Secure | None, server_optimizer: ServerOptimizer | None
 ) -> Lease | None:
     """The rule, if units are lent: then there are no rounds that anything else could be about."""
     rules = [course.plain.rule, *(phase.rule for phase in phases)]
