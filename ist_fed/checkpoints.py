@@ -21,13 +21,23 @@ logger = logging.getLogger("ist_fed")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state after a round: the wide network, what of it was trained, the server's moments, and what is lent out."""
+    """The state after a round.
+
+    Args:
+        round: from 1; 0 is before the first.
+        arrays: the wide network.
+        coverage: what of it was trained.
+        moments: of the server's optimiser.
+        loans: what is lent out.
+        travelling: what the clients' optimisers keep.
+    """
 
     round: int
     arrays: dict[str, Tensor]
     coverage: dict[str, Tensor]
     moments: dict[str, Tensor] = field(default_factory=dict)
     loans: dict[str, Tensor] = field(default_factory=dict)
+    travelling: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Checkpoints:
@@ -57,6 +67,7 @@ class Checkpoints:
         tensors |= {f"coverage/{name}": marks for name, marks in state.coverage.items()}
         tensors |= {f"moments/{name}": moment for name, moment in state.moments.items()}
         tensors |= {f"loans/{name}": array for name, array in state.loans.items()}
+        tensors |= {f"travelling/{name}": array for name, array in state.travelling.items()}
         data = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         stem = self._folder / f"round-{state.round:06d}"
         about = {"round": state.round, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
@@ -109,8 +120,9 @@ def _read_checkpoint(stem: Path, number: int) -> Checkpoint:
         raise ValueError("its bytes are not those that were written")
     if about["round"] != number:
         raise ValueError(f"it says that it is of round {about['round']}")
-    parts: dict[str, dict[str, Tensor]] = {"arrays": {}, "coverage": {}, "moments": {}, "loans": {}}
+    kinds = ("arrays", "coverage", "moments", "loans", "travelling")
+    parts: dict[str, dict[str, Tensor]] = {kind: {} for kind in kinds}
     for name, tensor in load_tensors(data).items():
         kind, _, rest = name.partition("/")
         parts[kind][rest] = tensor
-    return Checkpoint(number, *(parts[kind] for kind in ("arrays", "coverage", "moments", "loans")))
+    return Checkpoint(number, *parts.values())

@@ -18,6 +18,7 @@ from ist_fed.arrays import arrays_of, build_on_meta
 from ist_fed.batches import fetch, length
 from ist_fed.device import shares_memory
 from ist_fed.errors import IstFedError, TaskError
+from ist_fed.optimizer_state import no_state, trainable
 from ist_fed.rescale import scalable, scaled_inputs
 from ist_fed.tasks import Batch, Task
 from ist_fed.train import Amp, Step, Training
@@ -29,7 +30,7 @@ class Cost:
 
     Args:
         parameters: trainable numbers.
-        bytes: of the whole state, buffers included: what travels one way in a round.
+        bytes: of the whole state, buffers included, and the optimiser's if it travels: what goes one way in a round.
         memory: bytes that a client needs for it at its peak, where it trains: the network, gradients, the optimiser's
             state and what it makes on the way, activations of one batch. Unless that is a GPU with memory of its own,
             at least the network and the subnet as it came, or as it goes.
@@ -68,7 +69,8 @@ def cost(
     """
     device = torch.device(device)
     model = build_on_meta(task.build, sizes)
-    state = sum(array.nbytes for array in arrays_of(model).values())
+    sent = {**arrays_of(model), **no_state(trainable(model), training.carried)}
+    state = sum(array.nbytes for array in sent.values())
     memory, flops = _two_steps(task, sizes, training, _shape_of_batch(task, training, data), device, amp)
     if shares_memory(device):
         memory = max(memory, 2 * state)  # the network beside the subnet as it came, and later beside the packed reply

@@ -87,6 +87,7 @@ def federate(
         state = run.restore()
         strategy.coverage.load(state.coverage)
         strategy.server.load(state.moments)
+        strategy.travelling.load(state.travelling)
         for line in run.metrics():
             strategy.course.after(line["round"], scenario.rounds, line)
         strategy.loans = state.loans
@@ -212,7 +213,8 @@ class _Recorder:
         result = evaluate(self._served(report.arrays), self._task, self._task.test_data()) if due else {}
         evaluated = time.perf_counter()
         coverage = {name: marks.clone() for name, marks in self._strategy.coverage.state().items()}
-        state = Checkpoint(report.round, report.arrays, coverage, self._strategy.server.state(), report.loans)
+        server, travelling = self._strategy.server.state(), self._strategy.travelling.state()
+        state = Checkpoint(report.round, report.arrays, coverage, server, report.loans, travelling)
         save = last or report.round - self._saved >= record.checkpoint_every
         count = self._run.stage(state) if save else None
         seconds = {**report.seconds, "evaluate": evaluated - started, "record": time.perf_counter() - evaluated}

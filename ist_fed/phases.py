@@ -161,7 +161,10 @@ class Course:
     @property
     def heaviest(self) -> Training:
         """The training that takes most memory, by which clients say what they can hold."""
-        return max(self.trainings, key=lambda own: (own.batch_size, own.optimizer != "sgd", own.rescale != "none"))
+        return max(
+            self.trainings,
+            key=lambda own: (own.batch_size, own.optimizer != "sgd", own.rescale != "none", len(own.carried)),
+        )
 
     def after(self, round: int, rounds: int | None, metrics: Mapping[str, Any]) -> None:
         """Learn metrics of a round, all at once or some by some; one that is None is not known."""

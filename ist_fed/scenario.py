@@ -145,7 +145,13 @@ class Scenario:
                 raise ValueError(
                     f"round.{key} must be at most clients, {self.clients}, but is {getattr(self.round, key)}"
                 )
-        check_conditions(self.privacy, weighting=self.round.weighting, adapt=self.round.adapt, phases=bool(self.phases))
+        check_conditions(
+            self.privacy,
+            weighting=self.round.weighting,
+            adapt=self.round.adapt,
+            phases=bool(self.phases),
+            travels=bool(self.training.carried),
+        )
         if self.privacy.mode != "off" and self.network != Network():
             raise ValueError(
                 "how long a simulated round lasts tells who was drawn for it, so a private run has no [network]; leave "

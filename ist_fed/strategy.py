@@ -32,6 +32,7 @@ from ist_fed.sealed import SealedRounds
 from ist_fed.server_optimizer import Server, ServerOptimizer
 from ist_fed.subnet import extract
 from ist_fed.train import Training, learning_rate
+from ist_fed.travelling import Travelling
 
 logger = logging.getLogger("ist_fed")
 
@@ -105,9 +106,12 @@ class IndependentSubnetTraining(Strategy):
         self.coverage = Coverage(self._template, self.axes, self.sizes)
         parameters = {name for name, _ in model.named_parameters()}
         self.server = Server(server_optimizer or ServerOptimizer(), parameters, self.axes)
+        self.travelling = Travelling(model, self.axes)
         plain = Terms(rule=rule, local_steps=local_steps, training=training or Training())
         self.course = Course(phases, plain)
         self._lease = _lease_of(self.course, phases, privacy or secure, server_optimizer)
+        if (privacy or secure) and any(own.carried for own in self.course.trainings):
+            raise ValueError("state of optimisers has no noise, so none leaves a private run; let it start fresh")
         if privacy is not None and network is not None:
             raise ValueError("how long a simulated round lasts tells who was drawn; leave network out of a private run")
         self.loans: dict[str, Tensor] = {}  # of the report after which a run is taken up
@@ -234,8 +238,10 @@ class IndependentSubnetTraining(Strategy):
     ) -> Iterator[RoundReport]:
         """Round by round, without end."""
         if self._lease is not None:
-            for report in lend(self._lending(self._lease, config, grid, timeout), arrays, number, self.loans):
-                yield self._told(report)
+            lending = self._lending(self._lease, config, grid, timeout)
+            wide = self.travelling.beside(arrays, lending.conditions.training)
+            for report in lend(lending, wide, number, self.loans):
+                yield self._told(replace(report, arrays=self.travelling.take(report.arrays)))
         while self._lease is None:
             report = self._round(number, arrays, config, grid, timeout)
             number, arrays = number + 1, report.arrays
@@ -255,7 +261,7 @@ class IndependentSubnetTraining(Strategy):
             rule=rule,
             conditions=conditions,
             build=self._build,
-            axes=self.axes,
+            axes=self.travelling.axes,
             sizes=self.sizes,
             coverage=self.coverage,
             roster=self._roster,
@@ -287,9 +293,10 @@ class IndependentSubnetTraining(Strategy):
         connected = self._roster.connected(grid, timeout)
         here = self._network.present(number, connected) if self._network else connected
         clients = {client.node: client for client in here}
-        this = Round(number, tuple(clients.values()), arrays, self.axes, self.coverage)
         nodes = [Node(client.node, client.capacity, client.limit) for client in clients.values()]
         terms = self.course.terms(number, self._rounds)
+        wide = self.travelling.beside(arrays, terms.training)
+        this = Round(number, tuple(clients.values()), wide, self.travelling.axes, self.coverage)
         with this.timed("assign"):
             plan = self._plan(this, number, terms.rule, nodes, arrays)
         assignments = (
@@ -297,7 +304,7 @@ class IndependentSubnetTraining(Strategy):
                 round=number,
                 seed=self._seed,
                 units=units,
-                arrays=extract(arrays, self.axes, units),
+                arrays=extract(wide, self.travelling.axes, units),
                 nodes=cohort,
                 weights=tuple(clients[node].weight for node in cohort),
                 local_steps=terms.local_steps,
@@ -349,7 +356,8 @@ class IndependentSubnetTraining(Strategy):
                 else:
                     this.take(answer)
         report = this.close(self._min_replies)
-        report = replace(report, arrays=self.server.step(this.before, report.arrays, list(this.held.values())))
+        merged = self.travelling.take(report.arrays)
+        report = replace(report, arrays=self.server.step(this.before, merged, list(this.held.values())))
         times = this.times
         if self._network is not None and self._simulated is not None:
             trips = self._simulated.trips({node: seconds for node, (_, seconds) in times.items()})

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ist_fed.arrays import arrays_of, device_of
+from ist_fed.arrays import Arrays, arrays_of, device_of
 from ist_fed.batches import batches, fetch, length
 from ist_fed.batchnorm import has_batch_norm
 from ist_fed.errors import TrainingError
+from ist_fed.optimizer_state import SLOTS, load_state, read_state, trainable
 from ist_fed.seeds import seeded
 from ist_fed.tasks.task import Batch, Task
 
@@ -35,7 +36,7 @@ AMP: dict[Amp, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How a client takes a local step. The optimiser starts afresh every round.
+    """How a client takes a local step.
 
     Args:
         optimizer: `sgd`, `adam` or `adamw`, torch's own.
@@ -49,6 +50,8 @@ class Training:
         rescale: what a narrow network's hidden inputs are multiplied by while it trains: `none`, by the ratio of the
             full width to its own (`full`) or the root of that (`sqrt`), or what suits the network's norms (`auto`). The
             server says how much that is in each order.
+        state: what the optimiser keeps from step to step, momentum or Adam's moments, starts `fresh` every round, or
+            `travels` with the units: it is sent with the weights, sent back, and merged as they are.
     """
 
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -60,6 +63,7 @@ class Training:
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: int = 0
     rescale: Rescale = "none"
+    state: Literal["fresh", "travels"] = "fresh"
 
     def __post_init__(self) -> None:
         """Refuse a value out of its range."""
@@ -69,6 +73,8 @@ class Training:
             raise ValueError(f"schedule must be constant or cosine, but is {self.schedule!r}")
         if self.rescale not in get_args(Rescale):
             raise ValueError(f"rescale must be one of {', '.join(get_args(Rescale))}, but is {self.rescale!r}")
+        if self.state not in ("fresh", "travels"):
+            raise ValueError(f"state must be fresh or travels, but is {self.state!r}")
         for key, least in (("batch_size", 1), ("warmup", 0)):
             if type(value := getattr(self, key)) is not int or value < least:
                 raise ValueError(f"{key} must be a whole number, at least {least}, but is {value!r}")
@@ -79,6 +85,12 @@ class Training:
             raise ValueError("lr must be positive, but is 0")
         if self.momentum >= 1:
             raise ValueError(f"momentum must be less than 1, but is {self.momentum}")
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """Torch's names of what the optimiser keeps and what travels; empty if nothing does."""
+        keeps_none = self.optimizer == "sgd" and not self.momentum
+        return () if self.state == "fresh" or keeps_none else SLOTS[self.optimizer]
 
 
 def learning_rate(training: Training, round: int, rounds: int) -> float:
@@ -99,8 +111,9 @@ def train(
     steps: int,
     rng: np.random.Generator,
     amp: Amp | None = None,
+    state: dict[str, Tensor] | None = None,
 ) -> float:
-    """Take `steps` local steps, changing `model` in place.
+    """Take `steps` local steps, changing `model` and `state` in place.
 
     Args:
         model: on the device where it is to be trained.
@@ -111,6 +124,7 @@ def train(
         steps: local steps; every one of them counts.
         rng: draws the order of the examples.
         amp: mixed precision.
+        state: what the optimiser kept of earlier steps, as `no_state` names it; empty starts afresh.
 
     Returns:
         The mean loss over the steps.
@@ -118,15 +132,16 @@ def train(
     Raises:
         TrainingError: there is no example, or a loss or a weight is not finite; the message says at which step.
     """
-    device = device_of(model)
-    step = Step(model, task, training, lr, amp)
+    device, state = device_of(model), {} if state is None else state
+    step = Step(model, task, training, lr, amp, state)
     order = batches(length(data), training.batch_size, rng)
     model.train()
     (own,) = rng.spawn(1)  # for dropout and the like; the order of the examples is as it would be without
     with seeded(int(own.integers(1 << 62)), device):
         losses = [step(fetch(data, next(order), device)) for _ in range(steps)]  # on the device: it waits for none
     model.zero_grad()  # whoever packs the weights needs the memory
-    return _finite_mean(model, torch.stack(losses).double())
+    step.read(state)
+    return _finite_mean({**arrays_of(model), **state}, torch.stack(losses).double())
 
 
 class Step:
@@ -138,11 +153,21 @@ class Step:
         training: optimiser and clipping.
         lr: learning rate.
         amp: mixed precision; in `fp16` the loss is scaled up, so that small gradients do not vanish.
+        state: what the optimiser goes on from; its own from now on.
     """
 
-    def __init__(self, model: nn.Module, task: Task, training: Training, lr: float, amp: Amp | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        training: Training,
+        lr: float,
+        amp: Amp | None = None,
+        state: Arrays | None = None,
+    ) -> None:
         self._model, self._task, self._clip_norm = model, task, training.clip_norm
         self._optimizer = OPTIMIZERS[training.optimizer](model.parameters(), **optimizer_options(training, lr))
+        load_state(self._optimizer, trainable(model), state or {})
         kind = device_of(model).type
         self._autocast = torch.autocast(kind, AMP[amp]) if amp else nullcontext()
         self._scaler = torch.amp.GradScaler(kind, enabled=amp == "fp16")
@@ -154,6 +179,10 @@ class Step:
             loss = self._try(batch)
             if not 1 <= self._scaler.get_scale() < scale:  # else the gradient was too large for fp16, and not used
                 return loss
+
+    def read(self, state: dict[str, Tensor]) -> None:
+        """Put what the optimiser keeps now in the place of the state that it went on from."""
+        read_state(self._optimizer, trainable(self._model), state)
 
     def _try(self, batch: Batch) -> Tensor:
         self._optimizer.zero_grad()
@@ -205,9 +234,9 @@ def unsound(losses: Tensor, broken: Sequence[str]) -> str:
     return ""
 
 
-def _finite_mean(model: nn.Module, losses: Tensor) -> float:
+def _finite_mean(arrays: Arrays, losses: Tensor) -> float:
     """The mean of the losses, once they and the weights they led to are known to be finite."""
-    if reason := unsound(losses, [name for name, array in arrays_of(model).items() if not _is_finite(array)]):
+    if reason := unsound(losses, [name for name, array in arrays.items() if not _is_finite(array)]):
         raise TrainingError(reason)
     return float(losses.mean())
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from flwr.app import Message
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ist_fed import wire
@@ -21,6 +21,7 @@ from ist_fed.device import format_bytes, free_memory, return_freed_memory
 from ist_fed.errors import IstFedError, SecureError, TaskError, TrainingError, WireError
 from ist_fed.evaluate import network
 from ist_fed.flat import Flat
+from ist_fed.optimizer_state import no_state, split_state, trainable
 from ist_fed.privacy.secure import Member
 from ist_fed.rescale import scaled_inputs
 from ist_fed.secrecy import Secrecy
@@ -88,7 +89,7 @@ class Worker:
         self.link = 0.0
         self._step_seconds = 0.0
         self._needed: tuple[object, int] = (None, 0)
-        self._shapes: tuple[dict[str, int], _Shapes] = ({}, {})  # of the last sizes, which are mostly those of the next
+        self._shapes: tuple[object, _Shapes] = (None, {})  # of the last order, which are mostly those of the next
         self._profile = wire.Profile(client=client, examples=length(data), capacity=float(capacity))
 
     def query(self, message: Message) -> Message:
@@ -120,18 +121,19 @@ class Worker:
         if step is not None or self._secrecy is not None:
             raise SecureError(_NOT_SECURE if step else _SECURE_ONLY)
         order = wire.open_order(message, take=True)
-        model = self._network(order)
+        model, state = self._network(order)
         order = replace(order, arrays=Flat((), ()))  # they are in the network now, and their memory is needed
-        loss, seconds = self._train(model, order)
-        return wire.reply_message(order, arrays_of(model), loss=loss, seconds=seconds, reply_to=message)
+        loss, seconds = self._train(model, state, order)
+        return wire.reply_message(order, {**arrays_of(model), **state}, loss=loss, seconds=seconds, reply_to=message)
 
-    def _network(self, order: wire.Order) -> nn.Module:
-        """The subnet of an order as a network, once it is known to be this task's, and small enough."""
-        self._check_arrays(order.sizes, order.arrays)
-        self._check_memory(order.sizes, _training_of(order.training))
-        return network(self._task, order.sizes, order.arrays, self._device)
+    def _network(self, order: wire.Order) -> tuple[nn.Module, dict[str, Tensor]]:
+        """The subnet of an order, once it is known to be this task's, and small enough; see `opened`."""
+        training = _training_of(order.training)
+        self._check_arrays(order.sizes, order.arrays, training.carried)
+        self._check_memory(order.sizes, training)
+        return opened(self._task, order.sizes, order.arrays, training, self._device)
 
-    def _train(self, model: nn.Module, order: wire.Order) -> tuple[float, float]:
+    def _train(self, model: nn.Module, state: dict[str, Tensor], order: wire.Order) -> tuple[float, float]:
         return self.local_steps(
             model,
             _training_of(order.training),
@@ -140,11 +142,12 @@ class Worker:
             lr=order.lr,
             steps=order.local_steps,
             scales=order.scales,
+            state=state,
         )
 
     def _trained(self, order: wire.Order) -> nn.Module:
-        model = self._network(order)
-        self._train(model, order)
+        model, state = self._network(order)
+        self._train(model, state, order)
         return model
 
     def local_steps(
@@ -157,8 +160,9 @@ class Worker:
         lr: float,
         steps: int,
         scales: Mapping[str, float] | None = None,
+        state: dict[str, Tensor] | None = None,
     ) -> tuple[float, float]:
-        """Train a network on this client's examples, in place; the mean loss, and the seconds that took.
+        """Train a network and its optimiser's state, in place, on its own examples; the mean loss and the seconds.
 
         Raises:
             TrainingError: there is no example, or a loss or a weight is not finite.
@@ -166,16 +170,19 @@ class Worker:
         rng = generator(seed, round, "batches", self._profile.client)
         started = time.perf_counter()
         with scaled_inputs(model, scales or {}):
-            loss = train(model, self._task, self.data, training, lr=lr, steps=steps, rng=rng, amp=self._amp)
+            loss = train(
+                model, self._task, self.data, training, lr=lr, steps=steps, rng=rng, amp=self._amp, state=state
+            )
         seconds = time.perf_counter() - started
         parameters = sum(parameter.numel() for parameter in model.parameters())
         self._step_seconds = seconds / steps / max(1, parameters) * 1e6
         return loss, seconds
 
-    def _check_arrays(self, sizes: dict[str, int], arrays: Arrays) -> None:
+    def _check_arrays(self, sizes: dict[str, int], arrays: Arrays, slots: tuple[str, ...]) -> None:
         """Before any memory is taken: is the network as large as what was sent?"""
-        if sizes != self._shapes[0]:
-            self._shapes = (sizes, _shapes(arrays_of(build_on_meta(self._task.build, sizes))))
+        if (sizes, slots) != self._shapes[0]:
+            model = build_on_meta(self._task.build, sizes)
+            self._shapes = ((sizes, slots), _shapes({**arrays_of(model), **no_state(trainable(model), slots)}))
         own, sent = self._shapes[1], _shapes(arrays)
         differing = sorted(name for name in own.keys() | sent.keys() if own.get(name) != sent.get(name))
         if differing:
@@ -217,6 +224,14 @@ class Worker:
             needed = cost(self._task, sizes, training, data=self.data, device=self._device, amp=self._amp).memory
             self._needed = (asked, needed)
         return self._needed[1]
+
+
+def opened(
+    task: Task, sizes: Mapping[str, int], arrays: Arrays, training: Training, device: torch.device
+) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The network of a subnet and its optimiser's state, both copied, on the device where they are to be trained."""
+    own, state = split_state(arrays, training.carried)
+    return network(task, sizes, own, device), {key: array.to(device, copy=True) for key, array in state.items()}
 
 
 def reason_of(error: Exception, client: int) -> str:

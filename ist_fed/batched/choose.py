@@ -95,13 +95,15 @@ def choose(model: nn.Module, task: Task, batch: Batch | None, job: Job, memory: 
         batch: of one client; None if it has no example.
         job: what is to be trained.
         memory: bytes that clients trained at once may take.
-        only: the one way allowed; in `factored` whatever can be factored is, whether it pays or not.
+        only: the one way allowed; in `factored` whatever can be factored is, whether it pays or not. With state that
+            travels nothing can: factors tell how weights moved since the round began, a momentum began before.
     """
     if only == "one by one" or batch is None:
         return Choice(way="one by one")
     layers = factorable(model)
     seen = probe(model, task, batch)
-    use = seen if job.training.optimizer == "sgd" and only != "stacked" else Use()
+    training = job.training
+    use = seen if training.optimizer == "sgd" and not training.carried and only != "stacked" else Use()
     reader = use.reader if use.reader and pays_in_data(layers[use.reader], job) else ""
     chosen = frozenset(
         name for name, rows in use.rows.items() if name != reader and (only or pays(layers[name], rows, job.steps))

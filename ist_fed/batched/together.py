@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ist_fed.arrays import Arrays, arrays_of
 from ist_fed.batched.factored import Factored, History
 from ist_fed.batched.indata import Examples, InData
+from ist_fed.optimizer_state import load_state, read_state, split_state
 from ist_fed.rescale import scale_inputs
 from ist_fed.tasks.task import Batch, Task
 from ist_fed.train import OPTIMIZERS, Training, optimizer_options, unsound
@@ -57,7 +58,7 @@ def train_together(
     Args:
         model: a network of that size; it is changed in structure and must not be used afterwards.
         task: gives the loss.
-        starts: the arrays from which each cohort starts.
+        starts: the arrays from which each cohort starts, and the optimiser's state if it travels.
         batches: step → its batches, clients × examples × …; clients stand cohort by cohort.
         weights: cohorts × clients of each; in the mean.
         training: optimiser and clipping.
@@ -72,7 +73,8 @@ def train_together(
         NotTogether: it cannot be done so, or fails for some client; nothing has been changed but `model`.
     """
     each = weights.shape[1]
-    starting = {name: torch.stack([start[name] for start in starts]) for name in arrays_of(model)}
+    stacked = {name: torch.stack([start[name] for start in starts]) for name in starts[0]}
+    starting, kept = split_state(stacked, training.carried)
     history = History(training, lr)
     make: dict[str, Callable[[nn.Linear, Tensor], Layer]] = {name: partial(_factored, history) for name in factored}
     if in_data:
@@ -86,6 +88,13 @@ def train_together(
     weighed = {name: array.requires_grad_() for name, array in state.items() if name in parameters}
     options = optimizer_options(training, lr)
     optimizer = OPTIMIZERS[training.optimizer](weighed.values(), **options) if weighed else None
+    counts = {key: array for key, array in kept.items() if key.startswith("step/")}
+    if any(bool((array != array[0]).any()) for array in counts.values()):
+        raise NotTogether("their optimisers have not taken equally many steps")
+    kept = {key: array[0] if key in counts else array.repeat_interleave(each, 0) for key, array in kept.items()}
+    named = {name.removeprefix("model."): array for name, array in weighed.items()}
+    if optimizer is not None:
+        load_state(optimizer, named, kept)
     call = torch.vmap(partial(functional_call, whole))
     losses = []
     for step in range(steps):
@@ -98,6 +107,9 @@ def train_together(
         for layer in layers.values():
             layer.keep(steps)
         history.step()
+    if optimizer is not None:
+        read_state(optimizer, named, kept)
+    state |= {key: array.repeat(weights.numel()) if key in counts else array for key, array in kept.items()}
     return _gather(state, layers, torch.stack(losses), weights)
 
 

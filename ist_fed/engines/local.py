@@ -16,7 +16,6 @@ from ist_fed.batched import Choice, Job, NotTogether, Pool, Way, choose, train_t
 from ist_fed.cohort import Assignment, Outcome
 from ist_fed.device import pick_device
 from ist_fed.engines.inprocess import InProcessGrid
-from ist_fed.evaluate import network
 from ist_fed.federation import Line, federate
 from ist_fed.flat import joined
 from ist_fed.pki.signing import signers_of_one_run
@@ -24,7 +23,7 @@ from ist_fed.privacy.secure import Member
 from ist_fed.run import Run
 from ist_fed.seeds import seeded
 from ist_fed.tasks import Task, load_task
-from ist_fed.worker import Worker, reason_of
+from ist_fed.worker import Worker, opened, reason_of
 
 logger = logging.getLogger("ist_fed.engine")
 
@@ -187,7 +186,7 @@ class LocalGrid(InProcessGrid):
         arrays: Arrays | None = None
         loss, seconds, refused = float("nan"), 0.0, dict[int, str]()
         try:
-            model = network(self._task, asked.sizes, asked.arrays, self.device)
+            model, state = opened(self._task, asked.sizes, asked.arrays, asked.training, self.device)
             loss, seconds = self._client(node).local_steps(
                 model,
                 asked.training,
@@ -196,8 +195,9 @@ class LocalGrid(InProcessGrid):
                 lr=asked.lr,
                 steps=asked.local_steps,
                 scales=asked.scales,
+                state=state,
             )
-            arrays = joined(arrays_of(model))
+            arrays = joined({**arrays_of(model), **state})
         except Exception as error:
             refused = {node: _refusal(reason_of(error, node))}
         return _outcome(asked, (node,), [loss], seconds, refused=refused, arrays=arrays, weight=weight)

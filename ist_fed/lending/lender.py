@@ -55,7 +55,7 @@ class Lender:
         self._conditions, self._axes, self._coverage, self.total = conditions, axes, coverage, total
         self._wide = {name: array.clone() for name, array in arrays.items()}
         self._sizes = sizes_of(self._wide, axes)
-        self._shared = {name for name, dims in axes.items() if all(dim.axis is None for dim in dims)}
+        self._shared = {name for name in arrays if all(dim.axis is None for dim in axes[name])}
         self.out: dict[int, Loan] = {}
         self._tally = _Tally()
 

@@ -12,6 +12,7 @@ from ist_fed.lending.courier import ByMessages
 from ist_fed.lending.lender import Lender, lender_of
 from ist_fed.lending.schedule import Event, Schedule
 from ist_fed.network import Asked, Network, Virtual
+from ist_fed.optimizer_state import no_state, trainable
 from ist_fed.round import Client, RoundReport
 
 
@@ -85,7 +86,9 @@ def _schedule(lending: Lending, clients: Sequence[Client]) -> Schedule:
 
     def asked(client: Client, sizes: Mapping[str, int]) -> Asked:
         if (key := tuple(sizes.items())) not in known:
-            known[key] = sum(array.nbytes for array in arrays_of(build_on_meta(lending.build, sizes)).values())
+            model = build_on_meta(lending.build, sizes)
+            state = no_state(trainable(model), conditions.training.carried)
+            known[key] = sum(array.nbytes for array in (*arrays_of(model).values(), *state.values()))
         return Asked(
             client=client.number,
             sizes=sizes,

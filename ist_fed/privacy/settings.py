@@ -154,12 +154,19 @@ def claimed(rule: Rule) -> tuple[int, str]:
     )
 
 
-def check_conditions(settings: Privacy, *, weighting: str, adapt: bool, phases: bool = False) -> None:
+def check_conditions(
+    settings: Privacy, *, weighting: str, adapt: bool, phases: bool = False, travels: bool = False
+) -> None:
     """Refuse what would break the promise.
 
     Raises:
-        PrivacyError: clients weigh as they have examples, shares follow their times, or rounds differ.
+        PrivacyError: clients weigh as they have examples, shares follow their times, rounds differ, or state of
+            optimisers travels.
     """
+    if travels and settings.mode != "off":
+        raise PrivacyError(
+            "state of optimisers has no noise, so none leaves a private run; set training.state to 'fresh'"
+        )
     if settings.mode != "central":
         return
     if weighting != "uniform":
