@@ -159,8 +159,8 @@ class IndependentSubnetTraining(Strategy):
             train_config: sent along with every order.
             evaluate_config: ignored; clients hold subnets, so the whole network is evaluated on the server.
             evaluate_fn: called as `evaluate_fn(round, arrays)` before the first round and after each.
-            first_round: to take up a run after round `first_round - 1`; tell `course` the metrics of earlier rounds if
-                `until` reads them.
+            first_round: to take up a run after round `first_round - 1`; load what `coverage`, `server` and `travelling`
+                held then, and tell `course` the metrics of earlier rounds if `until` reads them.
 
         Raises:
             RoundError: a round brought fewer than `min_replies` usable replies.
