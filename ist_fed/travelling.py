@@ -17,11 +17,11 @@ from ist_fed.train import Training
 class Travelling:
     """What stands beside the wide network while it is cut and merged.
 
-    An optimiser's number of steps, one for a parameter, is merged by its maximum, as any integer: holders count from
-    one number, and so agree unless one of them did not answer.
+    An optimiser's number of steps, one for a parameter, merges by its maximum, as any integer. In a round all holders
+    count from one number, and agree; leases begin apart, and the most is right for the moments that were trained longest.
 
     Args:
-        model: the wide network; on the meta device will do.
+        model: the wide network, on the meta device.
         axes: the table from `infer`.
 
     Attributes:
@@ -42,10 +42,10 @@ class Travelling:
         The state begins at zero, and again whenever a round asks for another optimiser's, or for none.
         """
         self._slots = training.carried
-        state = no_state({name: arrays[name] for name in self._parameters}, self._slots)
-        if self._state.keys() == state.keys():
-            state = {key: self._state[key].to(array.device) for key, array in state.items()}
-        return {**arrays, **state}
+        keys = no_state(self._parameters, self._slots)
+        if self._state.keys() != keys.keys():
+            self._state = no_state({name: arrays[name] for name in self._parameters}, self._slots)
+        return {**arrays, **{key: self._state[key].to(arrays[key.partition("/")[2]].device) for key in keys}}
 
     def take(self, arrays: Arrays) -> dict[str, Tensor]:
         """Keep the state that was merged, and give the network's arrays."""
