@@ -18,7 +18,7 @@ class Travelling:
     """What stands beside the wide network while it is cut and merged.
 
     An optimiser's number of steps, one for a parameter, merges by its maximum, as any integer. In a round all holders
-    count from one number, and agree; leases begin apart, and the most is right for the moments that were trained longest.
+    count from one number, and agree; leases begin apart, and the most is right for what was trained longest.
 
     Args:
         model: the wide network, on the meta device.
