@@ -84,7 +84,7 @@ def train_together(
     whole = _Loss(model, task).train()
     own = {name: array.detach() for name, array in arrays_of(whole).items()}
     state = {name: starting[name.removeprefix("model.")].repeat_interleave(each, 0) for name in own}
-    parameters = {name for name, _ in whole.named_parameters()}
+    parameters = {name for name, parameter in whole.named_parameters() if parameter.requires_grad}
     weighed = {name: array.requires_grad_() for name, array in state.items() if name in parameters}
     options = optimizer_options(training, lr)
     optimizer = OPTIMIZERS[training.optimizer](weighed.values(), **options) if weighed else None

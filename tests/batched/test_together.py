@@ -417,3 +417,22 @@ def test_a_failure_of_the_backward_pass_is_the_clients_own() -> None:
 
     with pytest.raises(Exception, match=r"0 of 2 clients gave one.*does not require grad"):
         federate(Cut(), rules.Full(), 2, "stacked")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frozen(Double):
+    """The middle layer keeps its weights."""
+
+    def build(self, **sizes: int) -> nn.Module:
+        model = super().build(**sizes)
+        model.get_submodule("4").requires_grad_(False)
+        return model
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_frozen_stays_as_it_is(way: Way) -> None:
+    task, options = Frozen(examples=8), {"training": Training(lr=0.1), "local_steps": 3}
+    alone = federate(task, rules.Disjoint(groups=2, min_units=1), 3, "one by one", **options)
+    together = federate(task, rules.Disjoint(groups=2, min_units=1), 3, way, **options)
+    assert torch.equal(together[-1].arrays["4.weight"], alone[-1].arrays["4.weight"])
+    assert apart(alone[-1].arrays, together[-1].arrays) < 1e-10
