@@ -44,7 +44,8 @@ def load_arrays(module: nn.Module, arrays: Arrays, *, share: bool = False) -> No
     Args:
         module: changed in place.
         arrays: its state.
-        share: let parameters be the arrays themselves where both are on one device, for a module that is not trained.
+        share: let parameters be the arrays themselves, or else copies on the module's device, for a module that is not
+            trained. What they were before is not written to.
 
     Raises:
         AxesError: a name, a shape or a dtype differs; the module is as it was.
@@ -61,8 +62,8 @@ def load_arrays(module: nn.Module, arrays: Arrays, *, share: bool = False) -> No
             )
     parameters = dict(module.named_parameters()) if share else {}
     for name, target in own.items():
-        if name in parameters and arrays[name].device == target.device:
-            parameters[name].data = arrays[name]
+        if name in parameters:
+            parameters[name].data = arrays[name].to(target.device)
         else:
             target.copy_(arrays[name])
 

@@ -4,15 +4,13 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from ist_fed import tensors
 from ist_fed.errors import RunError
 from ist_fed.files import write_atomically
 
@@ -63,15 +61,23 @@ class Checkpoints:
         Raises:
             RunError: it cannot be written, by both; earlier ones are as they were.
         """
-        tensors = {f"arrays/{name}": array for name, array in state.arrays.items()}
-        tensors |= {f"coverage/{name}": marks for name, marks in state.coverage.items()}
-        tensors |= {f"moments/{name}": moment for name, moment in state.moments.items()}
-        tensors |= {f"loans/{name}": array for name, array in state.loans.items()}
-        tensors |= {f"travelling/{name}": array for name, array in state.travelling.items()}
-        data = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        all_of_it = {f"arrays/{name}": array for name, array in state.arrays.items()}
+        all_of_it |= {f"coverage/{name}": marks for name, marks in state.coverage.items()}
+        all_of_it |= {f"moments/{name}": moment for name, moment in state.moments.items()}
+        all_of_it |= {f"loans/{name}": array for name, array in state.loans.items()}
+        all_of_it |= {f"travelling/{name}": array for name, array in state.travelling.items()}
         stem = self._folder / f"round-{state.round:06d}"
-        about = {"round": state.round, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-        write_atomically(stem.with_suffix(".safetensors"), data)
+        digest, size = hashlib.sha256(), 0
+
+        def noted() -> Iterator[bytes | memoryview]:
+            nonlocal size
+            for piece in tensors.written(all_of_it):
+                digest.update(piece)
+                size += len(piece)
+                yield piece
+
+        write_atomically(stem.with_suffix(".safetensors"), noted())
+        about = {"round": state.round, "sha256": digest.hexdigest(), "bytes": size}
 
         def count() -> None:
             write_atomically(stem.with_suffix(".json"), json.dumps(about).encode())
@@ -89,7 +95,7 @@ class Checkpoints:
         for number in self.rounds():
             try:
                 return _read_checkpoint(self._folder / f"round-{number:06d}", number)
-            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            except (OSError, ValueError, KeyError, TypeError) as error:
                 logger.warning("the checkpoint of round %d cannot be used (%s); trying the one before", number, error)
                 problems.append(f"round {number}: {error}")
         raise RunError(
@@ -113,16 +119,18 @@ class Checkpoints:
 
 def _read_checkpoint(stem: Path, number: int) -> Checkpoint:
     about = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
-    data = stem.with_suffix(".safetensors").read_bytes()
-    if len(data) != about["bytes"]:
-        raise ValueError(f"it has {len(data)} bytes, but {about['bytes']} were written")
-    if hashlib.sha256(data).hexdigest() != about["sha256"]:
+    path = stem.with_suffix(".safetensors")
+    if (size := path.stat().st_size) != about["bytes"]:
+        raise ValueError(f"it has {size} bytes, but {about['bytes']} were written")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != about["sha256"]:
         raise ValueError("its bytes are not those that were written")
     if about["round"] != number:
         raise ValueError(f"it says that it is of round {about['round']}")
     kinds = ("arrays", "coverage", "moments", "loans", "travelling")
     parts: dict[str, dict[str, Tensor]] = {kind: {} for kind in kinds}
-    for name, tensor in load_tensors(data).items():
+    for name, tensor in tensors.read(path).items():
         kind, _, rest = name.partition("/")
         parts[kind][rest] = tensor
     return Checkpoint(number, *parts.values())

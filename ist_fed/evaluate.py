@@ -28,6 +28,15 @@ def network(task: Task, sizes: Mapping[str, int], arrays: Arrays, device: torch.
     return model if device_of(model) == device else model.to(device)  # asking is cheaper
 
 
+def hollow(task: Task, sizes: Mapping[str, int], device: torch.device) -> nn.Module:
+    """The task's network at these sizes, to be filled by `load_arrays(…, share=True)`: its parameters take no memory."""
+    with seeded(0):  # as of `network`
+        model = task.build(**sizes).to(device)
+    for parameter in model.parameters():
+        parameter.data = parameter.new_empty(()).expand(parameter.shape)
+    return model
+
+
 def served(task: Task, sizes: Mapping[str, int], arrays: Arrays, device: torch.device) -> nn.Module:
     """The assembled network, recalibrated and in evaluation mode: what is evaluated, saved and served.
 

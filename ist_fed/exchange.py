@@ -1,7 +1,7 @@
 """Send messages and get the replies as they come."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -62,19 +62,21 @@ class Exchange:
 
 
 def exchange(
-    grid: Grid, messages: list[Message], timeout: float, on_lost: Callable[[int, str], None]
+    grid: Grid, pushes: Iterable[list[Message]], timeout: float, on_lost: Callable[[int, str], None]
 ) -> Iterator[Message]:
     """Push messages, and yield replies as they arrive, until none is to be had any more or the time is up.
 
     Args:
         grid: where the nodes are.
-        messages: one to each node; they are taken out of the list, for the grid holds them then.
+        pushes: messages, one to each node; those of a list are pushed at once, before the next list is asked for, and
+            taken out of it, for the grid holds them then.
         timeout: seconds after which no more replies are waited for.
         on_lost: called with a node that has gone, and how one can tell; its reply is waited for no longer.
     """
     under_way = Exchange(grid, on_lost)
-    under_way.push(messages)
-    messages.clear()
+    for messages in pushes:
+        under_way.push(messages)
+        messages.clear()
     deadline = time.monotonic() + timeout
     while under_way.nodes and time.monotonic() < deadline:
         replies = under_way.pull()

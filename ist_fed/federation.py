@@ -9,7 +9,6 @@ import torch
 from flwr.serverapp import Grid
 from torch import Tensor, nn
 
-from ist_fed import wire
 from ist_fed.arrays import arrays_of, load_arrays
 from ist_fed.batches import fetch, length
 from ist_fed.board import open_board
@@ -17,7 +16,7 @@ from ist_fed.checkpoints import Checkpoint
 from ist_fed.cost import cost
 from ist_fed.device import pick_device
 from ist_fed.errors import Interrupted, ScenarioError, nearest
-from ist_fed.evaluate import evaluate, network, ready
+from ist_fed.evaluate import evaluate, hollow, ready
 from ist_fed.network import Network, Virtual
 from ist_fed.privacy import LEDGER, Central, Ledger, mechanism
 from ist_fed.round import RoundReport
@@ -82,7 +81,9 @@ def federate(
         on_round=recorder,
         server_optimizer=scenario.server,
         phases=scenario.make_phases(),
+        in_place=scenario.round.in_place,
     )
+    recorder.build()
     if resume:
         state = run.restore()
         strategy.coverage.load(state.coverage)
@@ -96,22 +97,17 @@ def federate(
         check_model(scenario, task, strategy)
         state = Checkpoint(0, initial_arrays(scenario, task), strategy.coverage.state())
     recorder.begin(state, strategy, private)
-    first_round, first = state.round + 1, [wire.to_record(state.arrays)]
+    rounds = strategy.rounds(grid, state.arrays, scenario.rounds, scenario.round.deadline, first_round=state.round + 1)
     del state  # nobody holds the first arrays when there are others
     try:
-        strategy.start(
-            grid,
-            first.pop(),
-            num_rounds=scenario.rounds,
-            timeout=scenario.round.deadline,
-            first_round=first_round,
-        )
+        for _ in rounds:
+            pass
     except KeyboardInterrupt:
         recorder.save()
-        if recorder.state.round == 0:
-            raise Interrupted("stopped before the first round was over; there is nothing to resume") from None
+        if recorder.saved == 0:
+            raise Interrupted("stopped before the first round was over or saved; there is nothing to resume") from None
         raise Interrupted(
-            f"stopped after round {recorder.state.round} of {scenario.rounds}; its state is saved. "
+            f"stopped after round {recorder.saved} of {scenario.rounds}; its state is saved. "
             f"Resume with: ist-fed simulate --resume {run.folder}"
         ) from None
     except BaseException:
@@ -191,15 +187,18 @@ class _Recorder:
     def __init__(self, run: Run, task: Task, on_line: Callable[[Line], None]) -> None:
         self._run, self._task, self._on_line = run, task, on_line
         self._device = pick_device(run.scenario.device)
-        self._model: nn.Module | None = None
-        self._saved = 0
+        self.saved = 0  # the round of the newest checkpoint
         self._private: Central | None = None
         self._clock = 0.0
         self.state = Checkpoint(0, {}, {})
         self._board: Callable[[Line], None] = lambda line: None
 
+    def build(self) -> None:
+        """Build the network that will be evaluated; once the weights are there, it shares them."""
+        self._model = hollow(self._task, self._run.scenario.sizes, self._device)
+
     def begin(self, state: Checkpoint, strategy: IndependentSubnetTraining, private: Central | None = None) -> None:
-        self.state, self._saved, self._strategy, self._private = state, state.round, strategy, private
+        self.state, self.saved, self._strategy, self._private = state, state.round, strategy, private
         told = self._run.metrics()
         self._clock = told[-1].get("virtual", {}).get("total", 0.0) if told else 0.0
         if self._run.scenario.record.tensorboard:
@@ -215,7 +214,7 @@ class _Recorder:
         coverage = {name: marks.clone() for name, marks in self._strategy.coverage.state().items()}
         server, travelling = self._strategy.server.state(), self._strategy.travelling.state()
         state = Checkpoint(report.round, report.arrays, coverage, server, report.loans, travelling)
-        save = last or report.round - self._saved >= record.checkpoint_every
+        save = last or report.round - self.saved >= record.checkpoint_every
         count = self._run.stage(state) if save else None
         seconds = {**report.seconds, "evaluate": evaluated - started, "record": time.perf_counter() - evaluated}
         line = self._line(report, result, seconds)
@@ -223,7 +222,7 @@ class _Recorder:
         self.state = state
         if count is not None:
             count()
-            self._saved = state.round
+            self.saved = state.round
         self._board(line)
         self._on_line(line)
         if self._run.is_asked_to_stop():
@@ -238,10 +237,10 @@ class _Recorder:
         return {"virtual": {"round": report.virtual, "total": self._clock}}
 
     def save(self) -> None:
-        """Write a checkpoint of the last whole round, unless there is one."""
-        if self.state.round > self._saved:
+        """Write a checkpoint of the last whole round, unless there is one, or its arrays were written over."""
+        if self.state.round > self.saved and self.state.arrays:
             self._run.checkpoint(self.state)
-            self._saved = self.state.round
+            self.saved = self.state.round
 
     def finish(self) -> None:
         """Write the final network, recalibrated, and how to rebuild it."""
@@ -262,11 +261,8 @@ class _Recorder:
         self._run.save_model(arrays, about)
 
     def _served(self, arrays: Mapping[str, Tensor]) -> nn.Module:
-        """The assembled network, built once and filled anew, ready to be evaluated."""
-        if self._model is None:
-            self._model = network(self._task, self._run.scenario.sizes, arrays, self._device)
-        else:
-            load_arrays(self._model, arrays, share=True)
+        """The assembled network, ready to be evaluated."""
+        load_arrays(self._model, arrays, share=True)
         return ready(self._model, self._task)
 
     def _line(self, report: RoundReport, result: dict[str, float], seconds: dict[str, float]) -> Line:

@@ -1,14 +1,19 @@
 """Files that are either the old ones or the whole new ones."""
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from ist_fed.errors import RunError
 
 
-def write_atomically(path: Path, data: bytes | bytearray) -> None:
+def write_atomically(path: Path, data: bytes | bytearray | Iterable[bytes | memoryview]) -> None:
     """Either the old file or the whole new one is there, also after a power cut or on a full disk.
+
+    Args:
+        path: of the file.
+        data: its content, or the pieces of it, each of which is asked for when those before it are written.
 
     Raises:
         RunError: it cannot be written.
@@ -16,7 +21,7 @@ def write_atomically(path: Path, data: bytes | bytearray) -> None:
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            file.writelines([data] if isinstance(data, (bytes, bytearray)) else data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -137,7 +137,7 @@ class Roster:
     ) -> Iterator[tuple[int, wire.Profile | str]]:
         """What each node that answers says, or why it cannot be read."""
         questions = {node: wire.profile_question(node, timeout, self._sizes, self._training) for node in nodes}
-        answers = list(exchange(grid, list(questions.values()), timeout, lost))
+        answers = list(exchange(grid, [list(questions.values())], timeout, lost))
         given = {answer.metadata.reply_to_message_id: answer for answer in answers}
         for node, question in questions.items():
             if answer := given.get(question.metadata.message_id):

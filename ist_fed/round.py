@@ -20,7 +20,7 @@ from ist_fed.cohort import Outcome
 from ist_fed.coverage import Coverage
 from ist_fed.errors import RoundError, WireError
 from ist_fed.places import Units
-from ist_fed.subnet import Merge
+from ist_fed.subnet import Merge, MergeInPlace
 
 logger = logging.getLogger("ist_fed")
 
@@ -53,7 +53,8 @@ class RoundReport:
         bytes_up: of the subnets that came back and were merged.
         coverage: share of the network trained so far in the run, 0 to 1.
         seconds: by phase: `assign`, `extract` (with packing), `wait` (from sending to the last reply), of which `train`
-            (the clients' own clocks, added up), and `merge` (with unpacking and checking).
+            (the clients' own clocks, added up), and `merge` (with unpacking and checking). In place, subnets are cut
+            one by one, so `wait` has `extract` in it, too.
         virtual: seconds that it lasted on the simulated network; None if there is none.
         loans: of the leases that are out, `number/name` → an array that everyone holds, as it was lent.
     """
@@ -122,15 +123,15 @@ class Round:
     Args:
         number: from 1.
         clients: everyone who is asked, in the rule's order.
-        arrays: the wide network before the round.
+        arrays: the wide network before the round; it is not changed, unless by `in_place`.
         axes: the table from `infer`.
         coverage: of the whole run; marked when the round is closed.
     """
 
     def __init__(
-        self, number: int, clients: tuple[Client, ...], arrays: Arrays, axes: Axes, coverage: Coverage
+        self, number: int, clients: tuple[Client, ...], arrays: dict[str, Tensor], axes: Axes, coverage: Coverage
     ) -> None:
-        self.number, self._clients, self._coverage = number, clients, coverage
+        self.number, self._clients, self._axes, self._coverage = number, clients, axes, coverage
         self._by_node = {client.node: client for client in clients}
         self._private = False
         self.times: dict[int, tuple[Units, float]] = {}  # node → what it held, and the seconds that its round took
@@ -156,6 +157,22 @@ class Round:
         self._private, self._merge = True, merge
         self.held = {id(units): units for units in held}
         self._usual = size
+
+    def in_place(self) -> Arrays:
+        """Merge into the network itself, which is returned; no unit may have two holders.
+
+        The dictionary that it came in is emptied, so that nobody takes for the network before the round, or for one
+        that a checkpoint may hold, what is partly trained.
+        """
+        own = dict(self.before)
+        self.before.clear()
+        self._merge = MergeInPlace(own, self._axes)
+        return own
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether it merges into the network itself."""
+        return isinstance(self._merge, MergeInPlace)
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:

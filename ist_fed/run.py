@@ -16,9 +16,9 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from ist_fed import tensors
 from ist_fed.checkpoints import Checkpoint, Checkpoints
 from ist_fed.errors import RunError, ScenarioError
 from ist_fed.files import unwritable, write_atomically
@@ -195,8 +195,7 @@ class Run:
         Raises:
             RunError: they cannot be written.
         """
-        data = save_tensors({name: array.detach().cpu().contiguous() for name, array in arrays.items()})
-        write_atomically(self.folder / "model.safetensors", data)
+        write_atomically(self.folder / "model.safetensors", tensors.written(arrays))
         write_atomically(self.folder / "model.json", json.dumps(_finite(about), indent=2).encode())
 
 

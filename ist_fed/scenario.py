@@ -35,6 +35,9 @@ class Rounds:
         weighting: within a cohort, weigh clients by their `examples` or `uniform`ly.
         adapt: let shares follow the time that each client's rounds take; results then differ from run to run.
         min_limit: leave out clients that can hold less than this fraction of every axis.
+        in_place: for networks that fill the memory: where every unit has one holder, subnets are cut one by one and
+            written over the network as they come back. A run that is stopped or fails within a round then goes on from
+            its last checkpoint, not from its last round.
     """
 
     deadline: float = 3600.0
@@ -43,6 +46,7 @@ class Rounds:
     weighting: Weighting = "examples"
     adapt: bool = False
     min_limit: float = 0.0
+    in_place: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a value out of its range."""
@@ -158,6 +162,11 @@ class Scenario:
                 "one of them out"
             )
         self._check_secure()
+        if self.round.in_place and (self.server.optimizer != "none" or self.privacy.mode != "off"):
+            raise ValueError(
+                "round.in_place keeps no network as it was, to which [server] and [privacy] compare what came back; leave "
+                "one of them out"
+            )
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             raise ValueError(f"device must be auto, cpu, cuda, cuda:1 and so on, or mps, but is {self.device!r}")
 

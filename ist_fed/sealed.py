@@ -206,7 +206,7 @@ def _ask(grid: FlowerGrid, cohorts: Sequence[_Cohort], name: str, timeout: float
             asked[node] = (cohort, message.metadata)  # its id is known only once the grid has pushed it
             messages.append(message)
     waiting = set(asked)
-    for answer in exchange(grid, messages, timeout, lambda node, reason: asked[node][0].refuse(node, reason)):
+    for answer in exchange(grid, [messages], timeout, lambda node, reason: asked[node][0].refuse(node, reason)):
         own = answer.metadata.reply_to_message_id
         if (member := next((node for node in waiting if asked[node][1].message_id == own), None)) is None:
             continue

@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
 from ist_fed import wire
-from ist_fed.arrays import Arrays, Build, arrays_of, build_on_meta
+from ist_fed.arrays import Build, arrays_of, build_on_meta
 from ist_fed.axes import infer
 from ist_fed.capacity import share
 from ist_fed.cohort import Assignment, Direct, Outcome
@@ -30,7 +30,7 @@ from ist_fed.round import Round, RoundReport
 from ist_fed.rules import Lease, Node, Plan, Rule, plan_round
 from ist_fed.sealed import SealedRounds
 from ist_fed.server_optimizer import Server, ServerOptimizer
-from ist_fed.subnet import extract
+from ist_fed.subnet import axes_apart, extract
 from ist_fed.train import Training, learning_rate
 from ist_fed.travelling import Travelling
 
@@ -68,6 +68,9 @@ class IndependentSubnetTraining(Strategy):
         min_limit: leave out clients that can hold less than this fraction of every axis.
         network: simulate clients that are slow, absent or fail, and links, in virtual time; a round does not wait for
             it, but says how long it would have lasted.
+        in_place: in rounds whose subnets share no unit and have one holder each, cut a subnet when its client's turn
+            comes and write it over the network when it is back, so that little more than the network is in memory. What
+            was `arrays` of an earlier report is emptied; a round that fails leaves no network, but what was saved.
 
     Source: Yuan et al., PVLDB 15(8), 2022, algorithm 1.
     """
@@ -93,11 +96,14 @@ class IndependentSubnetTraining(Strategy):
         server_optimizer: ServerOptimizer | None = None,
         phases: Sequence[Phase] = (),
         network: Virtual | None = None,
+        in_place: bool = False,
     ) -> None:
         if local_steps < 1 or min_nodes < 1 or min_replies < 1:
             raise ValueError("local_steps, min_nodes and min_replies must be at least 1")
         if secure and (weighting != "uniform" or adapt):
             raise ValueError("secure rounds need weighting 'uniform', and no adapt: the server sees nothing else")
+        if in_place and (privacy or secure or server_optimizer not in (None, ServerOptimizer())):
+            raise ValueError("in_place keeps no network as it was, to which a server optimiser and privacy compare")
         self.axes, self.sizes = infer(build, sizes, declared), dict(sizes)
         model = build_on_meta(build, sizes)
         self._template, self._rescaling = arrays_of(model), Rescaling(model, self.axes)
@@ -132,6 +138,7 @@ class IndependentSubnetTraining(Strategy):
         self._simulated: SimulatedRound | None = None
         self._new_sealed = partial(SealedRounds, secure, build) if secure else None
         self._sealed: SealedRounds | None = None
+        self._in_place = in_place
         self._rounds: int | None = None  # of the whole run, for the learning rate; `start` knows it
         self._open: Round | None = None
 
@@ -166,24 +173,44 @@ class IndependentSubnetTraining(Strategy):
             RoundError: a round brought fewer than `min_replies` usable replies.
             WireError: `initial_arrays` are not this model's.
         """
-        self._rounds, self._roster = num_rounds, self._new_roster()
-        self.course.rewind(first_round)
-        self._sealed = self._new_sealed() if self._new_sealed else None
-        self.summary()
         result = Result()
         arrays = wire.from_record(initial_arrays, self._template)
         del initial_arrays  # nobody needs them beside
-        if isinstance(grid, Direct):
-            arrays = {name: array.to(grid.device) for name, array in arrays.items()}
         _evaluate(evaluate_fn, first_round - 1, arrays, result)
-        reports = self._reports(first_round, arrays, train_config or ConfigRecord(), grid, timeout)
-        for number, report in zip(range(first_round, num_rounds + 1), reports, strict=False):
-            arrays = report.arrays
+        for report in self.rounds(grid, arrays, num_rounds, timeout, train_config, first_round=first_round):
+            number, arrays = report.round, report.arrays
             result.train_metrics_clientapp[number] = _metrics(report)
             _evaluate(evaluate_fn, number, arrays, result)
             self.course.after(number, num_rounds, result.evaluate_metrics_serverapp.get(number, {}))
         result.arrays = wire.to_record(arrays)
         return result
+
+    def rounds(
+        self,
+        grid: Grid,
+        arrays: dict[str, Tensor],
+        num_rounds: int,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        *,
+        first_round: int = 1,
+    ) -> Iterator[RoundReport]:
+        """The rounds of `start`, one by one, without Flower's records, in which the network would be twice in memory.
+
+        Args:
+            grid: where the clients are.
+            arrays: the wide network's state; not to be changed by the caller any more.
+            num_rounds: and all else as of `start`.
+        """
+        self._rounds, self._roster = num_rounds, self._new_roster()
+        self.course.rewind(first_round)
+        self._sealed = self._new_sealed() if self._new_sealed else None
+        self.summary()
+        if isinstance(grid, Direct):
+            arrays = {name: array.to(grid.device) for name, array in arrays.items()}
+        reports = self._reports(first_round, arrays, train_config or ConfigRecord(), grid, timeout)
+        del arrays  # those of the first round are needed no longer than it lasts
+        yield from (report for _, report in zip(range(first_round, num_rounds + 1), reports, strict=False))
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -202,7 +229,7 @@ class IndependentSubnetTraining(Strategy):
             )
         wide = wire.from_record(arrays, self._template)
         self._open, assignments = self._assign(server_round, wide, grid, timeout=3600)
-        return self._messages(self._open, assignments, config, timeout=3600)
+        return list(self._messages(self._open, assignments, config, timeout=3600))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -277,18 +304,25 @@ class IndependentSubnetTraining(Strategy):
         self.course.after(report.round, self._rounds, known)
         return report
 
-    def _round(self, number: int, arrays: Arrays, config: ConfigRecord, grid: Grid, timeout: float) -> RoundReport:
+    def _round(
+        self, number: int, arrays: dict[str, Tensor], config: ConfigRecord, grid: Grid, timeout: float
+    ) -> RoundReport:
         this, assignments = self._assign(number, arrays, grid, timeout)
         if self._sealed:
             return self._merge(this, self._sealed.carry_out(grid, assignments, timeout))
         if isinstance(grid, Direct):
+            if this.is_in_place:
+                return self._merge(this, _one_after_another(this, assignments, grid))
             with this.timed("extract"):
                 cut = [one for asked in assignments for one in (asked.alone() if self._privacy else (asked,))]
             return self._merge(this, grid.carry_out(cut))
         messages = self._messages(this, assignments, config, timeout)
-        return self._merge(this, exchange(grid, messages, timeout, this.lost))
+        pushes = map(_alone, messages) if this.is_in_place else [list(messages)]
+        return self._merge(this, exchange(grid, pushes, timeout, this.lost))
 
-    def _assign(self, number: int, arrays: Arrays, grid: Grid, timeout: float) -> tuple[Round, Iterator[Assignment]]:
+    def _assign(
+        self, number: int, arrays: dict[str, Tensor], grid: Grid, timeout: float
+    ) -> tuple[Round, Iterator[Assignment]]:
         """Open a round: deal the units out; a subnet is cut when it is asked for."""
         connected = self._roster.connected(grid, timeout)
         here = self._network.present(number, connected) if self._network else connected
@@ -299,12 +333,15 @@ class IndependentSubnetTraining(Strategy):
         this = Round(number, tuple(clients.values()), wide, self.travelling.axes, self.coverage)
         with this.timed("assign"):
             plan = self._plan(this, number, terms.rule, nodes, arrays)
+        if self._in_place and _shares_nothing(plan, self.sizes):
+            wide = this.in_place()
         assignments = (
             Assignment(
                 round=number,
                 seed=self._seed,
                 units=units,
                 arrays=extract(wide, self.travelling.axes, units),
+                once=this.is_in_place,
                 nodes=cohort,
                 weights=tuple(clients[node].weight for node in cohort),
                 local_steps=terms.local_steps,
@@ -334,19 +371,20 @@ class IndependentSubnetTraining(Strategy):
 
     def _messages(
         self, this: Round, assignments: Iterable[Assignment], config: ConfigRecord, timeout: float
-    ) -> list[Message]:
-        """Pack and address; one packed subnet serves its whole cohort."""
-        messages = []
+    ) -> Iterator[Message]:
+        """Pack and address; one packed subnet serves its whole cohort. What was asked for is not kept here."""
         with this.timed("extract"):
             for asked in assignments:
-                parcel = wire.pack(asked.arrays)
+                order, units, nodes, parcel = asked.order, asked.units, asked.nodes, wire.pack(asked.arrays)
+                del asked
                 label = parcel.label()
-                for node in asked.nodes:
+                for node in nodes:
                     nonce = wire.new_nonce()
-                    message = wire.order_message(node, parcel, {**asked.order, "nonce": nonce}, config, ttl=timeout)
-                    this.sent(node, asked.units, nonce, label, message)
-                    messages.append(message)
-        return messages
+                    message = wire.order_message(node, parcel, {**order, "nonce": nonce}, config, ttl=timeout)
+                    this.sent(node, units, nonce, label, message)
+                    yield message
+                    del message
+                del parcel
 
     def _merge(self, this: Round, answers: Iterable[Message | Outcome]) -> RoundReport:
         with this.timed("wait"):
@@ -355,6 +393,7 @@ class IndependentSubnetTraining(Strategy):
                     this.take_outcome(answer)
                 else:
                     this.take(answer)
+                del answer  # before the next is made
         report = this.close(self._min_replies)
         merged = self.travelling.take(report.arrays)
         report = replace(report, arrays=self.server.step(this.before, merged, list(this.held.values())))
@@ -382,6 +421,27 @@ def _lease_of(
             f"the rule is 'lease' and {' and '.join(others)} was asked for; leave one of them out"
         )
     return course.plain.rule if isinstance(course.plain.rule, Lease) else None
+
+
+def _shares_nothing(plan: Plan, sizes: Mapping[str, int]) -> bool:
+    """Whether every unit has one holder at most."""
+    alone = all(len(cohort) <= 1 for cohort in plan.cohorts)
+    return bool(plan.subnets) and alone and axes_apart(plan.subnets, sizes) == set(sizes)
+
+
+def _one_after_another(this: Round, assignments: Iterator[Assignment], grid: Direct) -> Iterator[Outcome]:
+    """Let each be carried out before the next is cut; nothing of it is kept here."""
+    while True:
+        with this.timed("extract"):
+            asked = next(assignments, None)
+        if asked is None:
+            return
+        yield from grid.carry_out([asked])
+        del asked
+
+
+def _alone(message: Message) -> list[Message]:
+    return [message]
 
 
 def _metrics(report: RoundReport) -> MetricRecord:

@@ -1,6 +1,6 @@
 """Cut a narrow network out of a wide one, and merge narrow ones back: pure functions on `{name: tensor}`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -69,18 +69,17 @@ class Merge:
         Raises:
             AxesError: the arrays are not those of this subnet, or the weight is not positive; nothing was merged.
         """
-        if not 0 < weight < float("inf"):
-            raise AxesError(f"a weight must be positive and finite, but is {weight}")
+        _check_weight(weight)
         given = {axis: torch.as_tensor(units[axis]).cpu() for axis in sorted(units)}
         key = tuple((axis, str(index.dtype), index.numpy().tobytes()) for axis, index in given.items())
         cohort = self._cohorts.get(key)
         if cohort:
             alike = isinstance(part, Flat) and part.layout == cohort.first.layout  # then all else is alike, too
-            cohort.add(self._here(part if alike else self._checked(part, cohort.places)), weight)
+            cohort.add(self._here(part if alike else _checked(part, self._arrays, self._axes, cohort.places)), weight)
             return
         held = check_units(given, self._sizes)
         places = places_of(self._arrays, self._axes, self._sizes, held)
-        first = self._here(self._checked(part, places))
+        first = self._here(_checked(part, self._arrays, self._axes, places))
         self._make_room(sum(run.numel() for run in first.runs))
         self._cohorts[key] = _Cohort(held, places, first, weight)
 
@@ -89,7 +88,8 @@ class Merge:
         """The wide network as it is now; an array that nobody sent is the one given, not a copy."""
         if not self._cohorts:
             return dict(self._arrays)
-        apart, cohorts = self._axes_apart(), self._cohorts.values()
+        cohorts = self._cohorts.values()
+        apart = axes_apart([cohort.units for cohort in cohorts], self._sizes)
         parts = [(cohort.places, cohort.means()) for cohort in cohorts]
         merged = {}
         for name, array in self._arrays.items():
@@ -102,24 +102,8 @@ class Merge:
                 merged[name] = mean.over(array)
         return merged
 
-    def _checked(self, part: Mapping[str, Tensor], places: Mapping[str, Indices]) -> Mapping[str, Tensor]:
-        if part.keys() != self._arrays.keys():
-            raise AxesError(
-                f"a part must have the arrays it was cut with; found on one side only: "
-                f"{sorted(part.keys() ^ self._arrays.keys())}"
-            )
-        for name, array in self._arrays.items():
-            shape = shape_of(array, places[name])
-            if part[name].shape != shape or part[name].dtype != array.dtype:
-                raise AxesError(
-                    f"array '{name}' [{describe(self._axes[name])}] of this part must be {shape} {array.dtype}, but is "
-                    f"{tuple(part[name].shape)} {part[name].dtype}"
-                )
-        return part
-
     def _here(self, part: Mapping[str, Tensor]) -> Flat:
-        """The part, on the device of the wide network."""
-        return flat(part).to(next((array.device for array in self._arrays.values()), torch.device("cpu")))
+        return _on_device_of(self._arrays, part)
 
     def _make_room(self, coordinates: int) -> None:
         """Before subnets hold too much, add up those held at the wide network's size."""
@@ -132,14 +116,87 @@ class Merge:
             self._room = self._limit
         self._room -= coordinates
 
-    def _axes_apart(self) -> set[str | None]:
-        """The axes along which no two subnets share a unit; they share no coordinate of an array that one splits."""
-        apart: set[str | None] = set()
-        for axis, size in self._sizes.items():
-            held = torch.cat([cohort.units.get(axis, torch.arange(size)) for cohort in self._cohorts.values()])
-            if len(held) <= size and held.bincount(minlength=1).max() <= 1:
-                apart.add(axis)
-        return apart
+
+class MergeInPlace:
+    """The same for subnets that share no unit, each of one holder: a part is written over the network as it comes.
+
+    So little more is held than the network itself. Arrays that no axis splits are in every subnet: they are averaged
+    beside it, and a subnet that is cut before the last part has come is what it was before the first. The values are
+    those of `Merge`, bit for bit.
+
+    Args:
+        arrays: the wide network; what is split of it is changed.
+        axes: the table from `infer`.
+
+    Raises:
+        AxesError: the arrays do not fit the table.
+    """
+
+    def __init__(self, arrays: Mapping[str, Tensor], axes: Axes) -> None:
+        self._arrays, self._axes, self._sizes = arrays, axes, sizes_of(arrays, axes)
+        self._means = {
+            name: _Mean(array) for name, array in arrays.items() if all(dim.axis is None for dim in axes[name])
+        }
+
+    @torch.no_grad()
+    def add(self, units: Units, part: Mapping[str, Tensor], weight: float = 1.0) -> None:
+        """As `Merge.add`; of `part` nothing is kept."""
+        _check_weight(weight)
+        held = check_units(units, self._sizes)
+        places = places_of(self._arrays, self._axes, self._sizes, held)
+        given = _on_device_of(self._arrays, _checked(part, self._arrays, self._axes, places))
+        cohort = _Cohort(held, places, given, weight)
+        for name, array in self._arrays.items():
+            if name in self._means:
+                self._means[name].add(cohort, name)
+            else:
+                write(array, places[name], given[name])
+
+    @torch.no_grad()
+    def result(self) -> dict[str, Tensor]:
+        """The wide network as it is now; the arrays that are split are those given."""
+        return {
+            name: self._means[name].over(array) if name in self._means else array
+            for name, array in self._arrays.items()
+        }
+
+
+def axes_apart(subnets: Sequence[Units], sizes: Mapping[str, int]) -> set[str | None]:
+    """The axes along which no two subnets share a unit; they share no coordinate of an array that one splits."""
+    apart: set[str | None] = set()
+    for axis, size in sizes.items():
+        held = torch.cat([units.get(axis, torch.arange(size)) for units in subnets])
+        if len(held) <= size and held.bincount(minlength=1).max() <= 1:
+            apart.add(axis)
+    return apart
+
+
+def _check_weight(weight: float) -> None:
+    if not 0 < weight < float("inf"):
+        raise AxesError(f"a weight must be positive and finite, but is {weight}")
+
+
+def _checked(
+    part: Mapping[str, Tensor], arrays: Mapping[str, Tensor], axes: Axes, places: Mapping[str, Indices]
+) -> Mapping[str, Tensor]:
+    """The part, if its arrays are those of the subnet at these places."""
+    if part.keys() != arrays.keys():
+        raise AxesError(
+            f"a part must have the arrays it was cut with; found on one side only: "
+            f"{sorted(part.keys() ^ arrays.keys())}"
+        )
+    for name, array in arrays.items():
+        shape = shape_of(array, places[name])
+        if part[name].shape != shape or part[name].dtype != array.dtype:
+            raise AxesError(
+                f"array '{name}' [{describe(axes[name])}] of this part must be {shape} {array.dtype}, but is "
+                f"{tuple(part[name].shape)} {part[name].dtype}"
+            )
+    return part
+
+
+def _on_device_of(arrays: Mapping[str, Tensor], part: Mapping[str, Tensor]) -> Flat:
+    return flat(part).to(next((array.device for array in arrays.values()), torch.device("cpu")))
 
 
 class _Cohort:

@@ -80,7 +80,7 @@ class ByMessages:
         courier, lost = Courier(self._config, self._timeout), dict[int, str]()
         messages = [courier.order(asked) for asked in assignments]
         left = {asked.round: asked for asked in assignments}
-        for reply in exchange(self._grid, messages, self._timeout, lost.__setitem__):
+        for reply in exchange(self._grid, [messages], self._timeout, lost.__setitem__):
             if (outcome := courier.open(reply)) is not None:
                 del left[outcome.assignment.round]
                 yield outcome
