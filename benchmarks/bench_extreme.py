@@ -4,11 +4,12 @@
 
 `wide_output` at the size of Amazon-670k, 135 909 sparse features, 512 hidden units, 670 091 labels, on synthetic
 examples of that shape. Eight clients train a subnet of 64 units each, one after another, each in a process of its own
-that is given a real order and gives a real reply (`Worker`, `wire`); the server cuts a subnet when its client's turn
-comes. Memory is the largest resident size less what the process had before it held any of the network.
+that is given a real order and gives a real reply (`Worker`, `wire`). The server is the product's own run from an empty
+folder to the saved model (`federate`): first weights, the round, evaluation, a checkpoint. Memory is the largest
+resident size less what the process had before it held any of the network.
 
-Merging is measured twice: by `Merge`, which the product's rounds use and which keeps the network as it was until the
-round is over, and in place, the least that anything could take: disjoint subnets are written over their own units.
+The server is measured twice: with `round.in_place`, and without, when a round keeps the network as it was until it is
+over; then no client trains.
 """
 
 import argparse
@@ -20,11 +21,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from bench_core import RESULTS
 from flwr.app import ConfigRecord, Message
@@ -33,31 +35,33 @@ from safetensors.torch import load_file, save_file
 from stage import HERE, _end_with_parent, busy_machine, peak_of, save
 from torch import Tensor
 
-from ist_fed import wire
-from ist_fed.arrays import arrays_of, load_arrays
-from ist_fed.axes import Axes, infer, sizes_of
+from ist_fed import tensors, wire
+from ist_fed.arrays import arrays_of
+from ist_fed.cohort import Assignment, Outcome
 from ist_fed.cost import cost
-from ist_fed.device import return_freed_memory
-from ist_fed.evaluate import evaluate
-from ist_fed.places import Units, check_units, places_of, write
-from ist_fed.rules import Disjoint, Node
-from ist_fed.seeds import generator, seeded
-from ist_fed.subnet import Merge, extract
+from ist_fed.engines.local import LocalGrid
+from ist_fed.federation import federate
+from ist_fed.run import Run
+from ist_fed.scenario import Record, Rounds, Scenario
 from ist_fed.tasks import Task, load_task
 from ist_fed.train import Training
 from ist_fed.worker import Worker
 
 FEATURES, LABELS, UNITS, CLIENTS, STEPS = 135_909, 670_091, 512, 8, 2
 TRAINING = Training(lr=0.1, momentum=0.0, batch_size=32)
-MB = 1e6
+CPU, MB = torch.device("cpu"), 1e6
 
 FORKS = multiprocessing.get_context("forkserver")  # a client's process has its modules, and nothing of the server's
 FORKS.set_forkserver_preload(["bench_extreme"])
 
 
+def options(labels: int) -> dict[str, Any]:
+    shape = {"features": FEATURES, "classes": labels, "nonzeros": 75, "labels": 5}
+    return {**shape, "examples": 500, "test_examples": 64}
+
+
 def task(labels: int) -> Task:
-    options = {"features": FEATURES, "classes": labels, "nonzeros": 75, "labels": 5, "examples": 500}
-    return load_task("synthetic", {**options, "test_examples": 64})
+    return load_task("synthetic", options(labels))
 
 
 # --- A client, in a process of its own --------------------------------------------------------------------------------
@@ -96,71 +100,75 @@ def resident() -> int:
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
 
-def trained(number: int, labels: int, part: Mapping[str, Tensor], folder: Path) -> tuple[dict[str, Tensor], Any]:
-    """What a client of its own process makes of a subnet, and what it says."""
-    file = folder / "subnet.safetensors"
-    save_file(dict(part), file)
-    process = FORKS.Process(target=client, args=(number, labels, file))
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise RuntimeError(f"client {number} ended with {process.exitcode}")
-    return load_file(file), json.loads(file.with_suffix(".json").read_text())
-
-
 # --- The server, in a process of its own ------------------------------------------------------------------------------
 
 
+class Apart(LocalGrid):
+    """Clients of which the first few train, each in its own process; the others return their subnets as they came."""
+
+    def __init__(self, labels: int, trains: int, folder: Path) -> None:
+        asked = task(labels)
+        super().__init__(
+            CLIENTS, lambda number: Worker(asked, asked.client_data(number, CLIENTS), client=number), asked, CPU
+        )
+        self._labels, self._trains, self._file = labels, trains, folder / "subnet.safetensors"
+        self.said: list[Any] = []
+
+    def carry_out(self, assignments: Sequence[Assignment]) -> Iterator[Outcome]:
+        """As `LocalGrid` does one by one."""
+        for asked in assignments:
+            for node, weight in zip(asked.nodes, asked.weights, strict=True):
+                if node < self._trains:
+                    arrays, loss, seconds = self._train(asked, node)
+                else:
+                    arrays, loss, seconds = asked.arrays, float("nan"), 0.0
+                losses = np.array([loss])
+                yield Outcome(
+                    assignment=asked, nodes=(node,), losses=losses, seconds=seconds, arrays=arrays, weight=weight
+                )
+                del arrays
+
+    def _train(self, asked: Assignment, node: int) -> tuple[dict[str, Tensor], float, float]:
+        """What a client makes of its subnet, its loss, and the seconds that it took."""
+        save_file(asked.arrays, self._file)
+        asked.let_go()
+        process = FORKS.Process(target=client, args=(node, self._labels, self._file))
+        process.start()
+        process.join()
+        if process.exitcode:
+            raise RuntimeError(f"client {node} ended with {process.exitcode}")
+        self.said.append(json.loads(self._file.with_suffix(".json").read_text()))
+        print(self.said[-1], file=sys.stderr, flush=True)
+        return tensors.read(self._file), self.said[-1]["loss"], self.said[-1]["seconds"]
+
+
 def server(labels: int, in_place: bool, trains: int) -> None:
-    """One round, in which the first `trains` clients train; the others' subnets come back as they went."""
+    """One round of the product's own, in which the first `trains` clients train, from an empty folder to a model."""
     torch.set_num_threads(1)
-    return_freed_memory()
-    asked, sizes = task(labels), {"hidden1": UNITS}
-    axes = infer(asked.build, sizes)
-    plan = Disjoint(groups=CLIENTS)(1, [Node(number) for number in range(CLIENTS)], sizes, generator(0, 1, "assign"))
-    data = asked.test_data()
-    gc.collect()
-    before, began = resident(), time.perf_counter()
-    with seeded(0):
-        model = asked.build(**sizes)
-    arrays = arrays_of(model)
-    merge = Merge(whole(arrays, axes) if in_place else arrays, axes)
-    said = []
+    scenario = Scenario(
+        name="extreme",
+        task="synthetic",
+        options=options(labels),
+        sizes={"hidden1": UNITS},
+        rule={"name": "disjoint", "groups": CLIENTS},
+        clients=CLIENTS,
+        rounds=1,
+        local_steps=STEPS,
+        training=TRAINING,
+        round=Rounds(in_place=in_place),
+        record=Record(tensorboard=False),
+        device="cpu",
+    )
     with tempfile.TemporaryDirectory() as folder:
-        for number, units in enumerate(plan.subnets):
-            part = extract(arrays, axes, units)
-            if number < trains:
-                part, answer = trained(number, labels, part, Path(folder))
-                said.append(answer)
-                print(answer, file=sys.stderr, flush=True)
-            if in_place:
-                put_back(arrays, axes, units, part)
-                merge.add({}, {name: array.clone() for name, array in whole(part, axes).items()})
-            else:
-                merge.add(units, part)
-            del part
-    merged = merge.result()
-    del merge
-    seconds = time.perf_counter() - began
-    peak = peak_of(os.getpid()) - before
-    result = {"bytes": sum(array.nbytes for array in arrays.values()), "peak": peak, "seconds": seconds}
-    if trains:
-        load_arrays(model, {**arrays, **merged}, share=True)
-        result |= {"clients": said, "evaluation": evaluate(model, asked, data, batch_size=64)}
-    print(json.dumps(result))
-
-
-def whole(arrays: Mapping[str, Tensor], axes: Axes) -> dict[str, Tensor]:
-    """The arrays that are not split: every subnet has them."""
-    return {name: array for name, array in arrays.items() if all(dim.axis is None for dim in axes[name])}
-
-
-def put_back(arrays: Mapping[str, Tensor], axes: Axes, units: Units, part: Mapping[str, Tensor]) -> None:
-    """Write what one client alone holds over the same units of the network."""
-    sizes = sizes_of(arrays, axes)
-    places = places_of(arrays, axes, sizes, check_units(units, sizes))
-    for name in arrays.keys() - whole(arrays, axes).keys():
-        write(arrays[name], places[name], part[name])
+        grid = Apart(labels, trains, Path(folder))
+        run = Run.create(Path(folder, "run"), scenario)
+        gc.collect()
+        before, began = resident(), time.perf_counter()
+        federate(grid, run)
+        seconds, peak = time.perf_counter() - began, peak_of(os.getpid()) - before
+        (line,) = run.metrics()
+        about = json.loads((run.folder / "model.json").read_text())
+    print(json.dumps({"bytes": about["bytes"], "peak": peak, "seconds": seconds, "clients": grid.said, "line": line}))
 
 
 def measured(*arguments: str) -> dict[str, Any]:
@@ -187,19 +195,19 @@ def rows(raw: dict[str, Any]) -> list[list[Any]]:
             "of its estimate",
         ],
         [
-            "the server, disjoint subnets written in place",
+            "the server, `round.in_place`",
             f"{in_place['peak'] / MB:.0f} MB",
             f"{in_place['peak'] / bytes_all:.2f}",
             "of the network",
         ],
         [
-            "the server, `Merge`",
+            "the server, without",
             f"{merged['peak'] / MB:.0f} MB",
             f"{merged['peak'] / bytes_all:.2f}",
             "of the network",
         ],
         [
-            f"a round in which {len(clients)} of {CLIENTS} clients train one after another, {STEPS} steps each",
+            f"a run of one round, in which {len(clients)} of {CLIENTS} clients take {STEPS} steps, one after another",
             f"{in_place['seconds']:.0f} s",
             f"{sum(said['seconds'] for said in clients):.0f} s",
             "of it training",
@@ -214,12 +222,12 @@ def main() -> None:
         "--clients", type=int, default=CLIENTS, help="that train; the others' subnets stay as they are"
     )
     arguments.add_argument("--server", help=argparse.SUPPRESS)
-    options = arguments.parse_args()
-    if options.server:
-        server(options.labels, options.server != "merge", options.clients if options.server == "in place" else 0)
+    asked = arguments.parse_args()
+    if asked.server:
+        server(asked.labels, asked.server == "in place", asked.clients if asked.server == "in place" else 0)
         return
     raw = {
-        name: measured("--server", name, "--labels", str(options.labels), "--clients", str(options.clients))
+        name: measured("--server", name, "--labels", str(asked.labels), "--clients", str(asked.clients))
         for name in ("in place", "merge")
     }
     results = {
@@ -231,7 +239,7 @@ def main() -> None:
         "notes": [(__doc__ or "").split("\n\n", 2)[2].strip()],
         "raw": raw,
     }
-    if options.labels == LABELS:
+    if asked.labels == LABELS:
         save(RESULTS / "extreme.json", results)
     for row in results["rows"]:
         print(" | ".join(str(cell) for cell in row))

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ist_fed.arrays import Arrays
 from ist_fed.places import Units
@@ -38,7 +39,7 @@ class Assignment:
     round: int
     seed: int
     units: Units
-    arrays: Arrays
+    arrays: dict[str, Tensor]
     nodes: tuple[int, ...]
     weights: tuple[float, ...]
     local_steps: int
@@ -75,6 +76,11 @@ class Assignment:
     def size(self) -> int:
         """Bytes of the subnet."""
         return sum(array.nbytes for array in self.arrays.values())
+
+    def let_go(self) -> None:
+        """Forget the arrays, once they are in a network and no other is to be made of them."""
+        assert self.size >= 0  # it is still asked for
+        self.arrays.clear()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -29,7 +29,7 @@ def network(task: Task, sizes: Mapping[str, int], arrays: Arrays, device: torch.
 
 
 def hollow(task: Task, sizes: Mapping[str, int], device: torch.device) -> nn.Module:
-    """The task's network at these sizes, to be filled by `load_arrays(…, share=True)`: its parameters take no memory."""
+    """The task's network at these sizes, to be filled by `load_arrays(…, share=True)`: parameters take no memory."""
     with seeded(0):  # as of `network`
         model = task.build(**sizes).to(device)
     for parameter in model.parameters():

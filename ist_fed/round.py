@@ -164,7 +164,7 @@ class Round:
         The dictionary that it came in is emptied, so that nobody takes for the network before the round, or for one
         that a checkpoint may hold, what is partly trained.
         """
-        own = dict(self.before)
+        own = {name: array.contiguous() for name, array in self.before.items()}
         self.before.clear()
         self._merge = MergeInPlace(own, self._axes)
         return own

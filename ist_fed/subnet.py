@@ -125,7 +125,7 @@ class MergeInPlace:
     those of `Merge`, bit for bit.
 
     Args:
-        arrays: the wide network; what is split of it is changed.
+        arrays: the wide network, contiguous; what is split of it is changed.
         axes: the table from `infer`.
 
     Raises:

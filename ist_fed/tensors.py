@@ -67,4 +67,4 @@ def read(path: Path) -> dict[str, Tensor]:
 
 def _bytes_of(tensor: Tensor) -> memoryview:
     """A contiguous tensor's own memory."""
-    return tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else memoryview(b"")
+    return tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else memoryview(bytearray())

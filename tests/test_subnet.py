@@ -18,7 +18,7 @@ from ist_fed.errors import AxesError
 from ist_fed.places import Units
 from ist_fed.rules import Disjoint, Node
 from ist_fed.seeds import generator
-from ist_fed.subnet import Merge, extract
+from ist_fed.subnet import Merge, MergeInPlace, axes_apart, extract
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 DTYPES = (*FLOATS, torch.int64, torch.uint8, torch.bool)
@@ -386,6 +386,47 @@ def test_nothing_given_is_changed_and_the_result_can_be_asked_for_on_the_way() -
         assert same_bits(added[-1][1], sent)
     assert same_bits(merge.result(), merged(arrays, axes, added))
     assert same_bits(arrays, before)
+
+
+# --- In place ---------------------------------------------------------------------------------------------------------
+
+
+@given(st.data())
+def test_in_place_is_merge_bit_for_bit_and_no_subnet_sees_another(data: st.DataObject) -> None:
+    case = data.draw(cases())
+    arrays, groups = case.random(data.draw(seeds), finite=False), data.draw(st.integers(1, 4))
+    own = {name: array.clone() for name, array in arrays.items()}
+    plan = data.draw(st.permutations(partition(case, groups, data.draw(seeds))))
+    assert axes_apart(plan, case.sizes) == set(case.sizes)
+    parts, merge = [], MergeInPlace(own, case.axes)
+    for units in plan:
+        assert same_bits(extract(own, case.axes, units), extract(arrays, case.axes, units))
+        if data.draw(st.booleans()):  # else its holder failed
+            part = case.part(units, data.draw(seeds), finite=False)
+            parts.append((units, part, data.draw(weights)))
+            merge.add(*parts[-1])
+    result = merge.result()
+    assert same_bits(result, merged(arrays, case.axes, parts))
+    split = [name for name, dims in case.axes.items() if any(dim.axis for dim in dims)]
+    assert all(result[name] is own[name] for name in split)
+
+
+def test_in_place_what_does_not_fit_is_refused_and_changes_nothing() -> None:
+    arrays, axes = {"w": torch.arange(12.0).view(4, 3), "b": torch.zeros(3)}, {"w": parse("h ."), "b": parse(".")}
+    before, merge = {name: array.clone() for name, array in arrays.items()}, MergeInPlace(arrays, axes)
+    units = {"h": torch.tensor([0, 2])}
+    fitting = {"w": torch.ones(2, 3), "b": torch.ones(3)}
+    for part, weight in [({**fitting, "b": torch.ones(2)}, 1.0), ({"w": fitting["w"]}, 1.0), (fitting, 0.0)]:
+        with pytest.raises(AxesError):
+            merge.add(units, part, weight)
+    assert same_bits(merge.result(), before)
+
+
+def test_axes_are_apart_where_no_two_subnets_share_a_unit() -> None:
+    one, other = {"a": torch.tensor([0, 2]), "b": torch.tensor([0])}, {"a": torch.tensor([1]), "b": torch.tensor([0])}
+    assert axes_apart([one, other], {"a": 3, "b": 2}) == {"a"}
+    assert axes_apart([one, other], {"a": 3, "b": 2, "c": 1}) == {"a"}  # an axis left out is held whole
+    assert axes_apart([one], {"a": 3, "b": 2, "c": 1}) == {"a", "b", "c"}
 
 
 # --- Law 6: narrow ----------------------------------------------------------------------------------------------------
