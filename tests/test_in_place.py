@@ -48,11 +48,6 @@ def direct(task: tiny.Tiny, make: Callable[[int], Any]) -> Local:
     return Local(4, make, task, torch.device("cpu"), only="one by one")
 
 
-def by_message(task: tiny.Tiny, make: Callable[[int], Any]) -> Pushed:
-    Pushed.orders = []
-    return Pushed(4, make)
-
-
 class Pushed(InProcessGrid):
     """Notes how many messages are pushed at once."""
 
@@ -63,6 +58,11 @@ class Pushed(InProcessGrid):
         if messages[0].metadata.message_type == "train":
             type(self).orders.append(len(messages))
         return super().push_messages(messages)
+
+
+def by_message(task: tiny.Tiny, make: Callable[[int], Any]) -> Pushed:
+    Pushed.orders = []
+    return Pushed(4, make)
 
 
 def workers(task: tiny.Tiny, failing: Sequence[int] = ()) -> Callable[[int], Worker]:
