@@ -34,6 +34,7 @@ class Assignment:
         lr: learning rate of this round.
         training: optimiser, batch size, clipping.
         scales: layer → what its inputs are multiplied by.
+        once: its one client may let the arrays go as soon as it has them in a network.
     """
 
     round: int
@@ -46,6 +47,7 @@ class Assignment:
     lr: float
     training: Training
     scales: Mapping[str, float] = field(default_factory=dict)
+    once: bool = False
 
     def alone(self) -> "tuple[Assignment, ...]":
         """The same for each node by itself: its outcome is then not mixed with the others'."""
@@ -78,9 +80,9 @@ class Assignment:
         return sum(array.nbytes for array in self.arrays.values())
 
     def let_go(self) -> None:
-        """Forget the arrays, once they are in a network and no other is to be made of them."""
-        assert self.size >= 0  # it is still asked for
-        self.arrays.clear()
+        """Forget the arrays, which are in a network now, if nobody else needs them; `size` is still known."""
+        if self.once and self.size:
+            self.arrays.clear()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

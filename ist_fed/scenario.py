@@ -164,8 +164,8 @@ class Scenario:
         self._check_secure()
         if self.round.in_place and (self.server.optimizer != "none" or self.privacy.mode != "off"):
             raise ValueError(
-                "round.in_place keeps no network as it was, to which [server] and [privacy] compare what came back; leave "
-                "one of them out"
+                "round.in_place keeps no network as it was, to which [server] and [privacy] compare what came back; "
+                "leave it out, or them"
             )
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             raise ValueError(f"device must be auto, cpu, cuda, cuda:1 and so on, or mps, but is {self.device!r}")

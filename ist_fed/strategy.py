@@ -261,7 +261,7 @@ class IndependentSubnetTraining(Strategy):
     # --- Rounds -------------------------------------------------------------------------------------------------------
 
     def _reports(
-        self, number: int, arrays: Arrays, config: ConfigRecord, grid: Grid, timeout: float
+        self, number: int, arrays: dict[str, Tensor], config: ConfigRecord, grid: Grid, timeout: float
     ) -> Iterator[RoundReport]:
         """Round by round, without end."""
         if self._lease is not None:
@@ -359,7 +359,7 @@ class IndependentSubnetTraining(Strategy):
         self._simulated = SimulatedRound(self._network, number, {client.node: client.number for client in here})
         return this, self._simulated.ask(assignments, this.failed)
 
-    def _plan(self, this: Round, number: int, rule: Rule, nodes: list[Node], arrays: Arrays) -> Plan:
+    def _plan(self, this: Round, number: int, rule: Rule, nodes: list[Node], arrays: dict[str, Tensor]) -> Plan:
         """Who trains what; in a private run the round is told to keep it to itself."""
         if self._privacy is None:
             return plan_round(rule, number, nodes, self.sizes, self._seed, self.coverage.trained)

@@ -147,7 +147,7 @@ def test_a_server_optimiser_needs_the_network_as_it_was() -> None:
         tiny.strategy(tiny.Tiny(), QUARTERS, in_place=True, server_optimizer=ServerOptimizer(optimizer="adam"))
     text = SCENARIO.to_toml().replace("in_place = false", "in_place = true")
     assert parse_scenario(text).round.in_place
-    with pytest.raises(ScenarioError, match=r"round.in_place keeps no network as it was.* not 'momentum'"):
+    with pytest.raises(ScenarioError, match=r"round.in_place keeps no network as it was"):
         parse_scenario(text, ['server.optimizer="momentum"'])
 
 
