@@ -329,12 +329,14 @@ class IndependentSubnetTraining(Strategy):
         clients = {client.node: client for client in here}
         nodes = [Node(client.node, client.capacity, client.limit) for client in clients.values()]
         terms = self.course.terms(number, self._rounds)
-        wide = self.travelling.beside(arrays, terms.training)
-        this = Round(number, tuple(clients.values()), wide, self.travelling.axes, self.coverage)
+        beside = self.travelling.beside(arrays, terms.training)
+        this = Round(number, tuple(clients.values()), beside, self.travelling.axes, self.coverage)
         with this.timed("assign"):
             plan = self._plan(this, number, terms.rule, nodes, arrays)
+        wide: Arrays = beside
         if self._in_place and _shares_nothing(plan, self.sizes):
             wide = this.in_place()
+            arrays.clear()  # nor may anyone take these for what they were
         assignments = (
             Assignment(
                 round=number,
