@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
 from ist_fed import wire
-from ist_fed.arrays import Build, arrays_of, build_on_meta
+from ist_fed.arrays import Arrays, Build, arrays_of, build_on_meta
 from ist_fed.axes import infer
 from ist_fed.capacity import share
 from ist_fed.cohort import Assignment, Direct, Outcome
