@@ -12,7 +12,7 @@ demo: $(INSTALLED) ## train on real digits and show where the report is
 	$(BIN)/ist-fed report runs/demo
 
 test: $(INSTALLED) ## the test suite; under ten minutes on two cores
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto -m "not slow"
 
 test-slow: $(INSTALLED) ## also what starts Flower's own processes
 	$(BIN)/python -m pytest -m "slow and not net"
