@@ -9,7 +9,7 @@ import torch
 from flwr.serverapp import Grid
 from torch import Tensor, nn
 
-from ist_fed.arrays import arrays_of, load_arrays
+from ist_fed.arrays import arrays_of, build_on_meta, load_arrays
 from ist_fed.batches import fetch, length
 from ist_fed.board import open_board
 from ist_fed.checkpoints import Checkpoint
@@ -19,6 +19,7 @@ from ist_fed.errors import Interrupted, ScenarioError, nearest
 from ist_fed.evaluate import evaluate, hollow, ready
 from ist_fed.network import Network, Virtual
 from ist_fed.privacy import LEDGER, Central, Ledger, mechanism
+from ist_fed.robust import Keeper
 from ist_fed.round import RoundReport
 from ist_fed.rules import Plan, Rule, plan_round
 from ist_fed.run import Run
@@ -61,7 +62,7 @@ def federate(
     run.ask_to_stop(False)  # by whoever stopped it the last time
     task = load_task(scenario.task, scenario.options)
     recorder = _Recorder(run, task, on_line)
-    private = _private(run, ledgers)
+    private, robust = _private(run, ledgers), _robust(scenario, task)
     strategy = IndependentSubnetTraining(
         build=task.build,
         sizes=scenario.sizes,
@@ -78,6 +79,7 @@ def federate(
         privacy=private,
         network=simulated_network(scenario, task),
         secure=scenario.secure if scenario.is_secure else None,
+        robust=robust,
         on_round=recorder,
         server_optimizer=scenario.server,
         phases=scenario.make_phases(),
@@ -92,6 +94,8 @@ def federate(
         for line in run.metrics():
             strategy.course.after(line["round"], scenario.rounds, line)
         strategy.loans = state.loans
+            if robust is not None:
+                robust.resume(line)
     else:
         run.start_over()
         check_model(scenario, task, strategy)
@@ -124,6 +128,21 @@ def _private(run: Run, ledgers: Sequence[Path]) -> Central | None:
     promised = mechanism(settings, scenario.make_rule(), clients=scenario.clients, rounds=scenario.rounds)
     ledger = Ledger([run.folder / LEDGER, *ledgers], epsilon=settings.epsilon, delta=settings.delta)
     return Central(promised, ledger)
+
+
+def _robust(scenario: Scenario, task: Task) -> Keeper | None:
+    """What guards the merge, if the scenario asks for it."""
+    data = task.calibration_data() if scenario.robust.loss_margin else None
+    if data is None or not length(data):
+        return Keeper(scenario.robust) if scenario.robust.on else None
+    device, names = pick_device(scenario.device), arrays_of(build_on_meta(task.build, scenario.sizes))
+
+    def loss(arrays: Mapping[str, Tensor]) -> float:
+        own = {name: arrays[name] for name in names}  # a state that travels may stand beside
+        model = ready(network(task, scenario.sizes, own, device), task)
+        return evaluate(model, task, data)["loss"]
+
+    return Keeper(scenario.robust, loss)
 
 
 def initial_arrays(scenario: Scenario, task: Task) -> dict[str, Tensor]:
@@ -284,6 +303,7 @@ class _Recorder:
             "coverage": report.coverage,
             "seconds": {phase: round(value, 6) for phase, value in seconds.items()},
             **self._virtual(report),
+            **report.told,
         }
         if self._private is not None:
             line |= {"merged": None, "epsilon": self._private.ledger.epsilon(), "delta": scenario.privacy.delta}

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import fsum, isfinite, nan
-from typing import Protocol
+from typing import Any, Protocol
 
 from flwr.app import Message, Metadata
 from torch import Tensor
@@ -20,6 +20,7 @@ from ist_fed.cohort import Outcome
 from ist_fed.coverage import Coverage
 from ist_fed.errors import RoundError, WireError
 from ist_fed.places import Units
+from ist_fed.robust import RobustMerge
 from ist_fed.subnet import Merge, MergeInPlace
 
 logger = logging.getLogger("ist_fed")
@@ -52,6 +53,7 @@ class RoundReport:
         bytes_down: of the subnets sent, all clients together.
         bytes_up: of the subnets that came back and were merged.
         coverage: share of the network trained so far in the run, 0 to 1.
+        told: what robust merging says of the round, for its line of metrics; see `robust.Keeper.learn`.
         seconds: by phase: `assign`, `extract` (with packing), `wait` (from sending to the last reply), of which `train`
             (the clients' own clocks, added up), and `merge` (with unpacking and checking). In place, subnets are cut
             one by one, so `wait` has `extract` in it, too.
@@ -73,6 +75,7 @@ class RoundReport:
     seconds: dict[str, float]
     virtual: float | None = None
     loans: dict[str, Tensor] = field(default_factory=dict)
+    told: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +137,7 @@ class Round:
         self.number, self._clients, self._axes, self._coverage = number, clients, axes, coverage
         self._by_node = {client.node: client for client in clients}
         self._private = False
+        self.robust: RobustMerge | None = None
         self.times: dict[int, tuple[Units, float]] = {}  # node → what it held, and the seconds that its round took
         self._merge: Accumulator = Merge(arrays, axes)
         self._pending: list[_Sent] = []
@@ -141,7 +145,8 @@ class Round:
         self._merged = 0
         self.before, self.held = arrays, dict[int, Units]()  # what it began with; the subnets of which one was merged
         self._usual = 0
-        self._losses: list[float] = []
+        self._losses: dict[int, float] = {}  # by the client's number, as are the sizes
+        self._sizes: dict[int, int] = {}
         self._bytes_up = 0
         self._bytes_down = 0
         self._seconds: defaultdict[str, float] = defaultdict(float)
@@ -174,6 +179,10 @@ class Round:
         """Whether it merges into the network itself."""
         return isinstance(self._merge, MergeInPlace)
 
+    def guard(self, merge: RobustMerge) -> None:
+        """Let a robust merge take the replies; some it refuses only when all of them are there."""
+        self.robust = merge
+
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
         """Add the time spent inside to a phase."""
@@ -197,7 +206,7 @@ class Round:
                 return
             try:
                 reply = wire.open_reply(message, round=self.number, nonce=sent.nonce, label=sent.label)
-                self._merge.add(sent.units, reply.arrays, sent.client.weight)
+                self._add(sent.client, sent.units, reply.arrays, sent.client.weight)
             except WireError as error:
                 self._refuse(sent.client, str(error))
                 return
@@ -213,14 +222,15 @@ class Round:
         self._seconds["train"] += outcome.seconds
         with self.timed("merge"):
             if outcome.arrays is not None:
-                self._merge.add(asked.units, outcome.arrays, outcome.weight)
+                self._add(self._by_node[outcome.nodes[0]], asked.units, outcome.arrays, outcome.weight)
                 self._hold(asked.units)
         for node, loss in zip(outcome.nodes, outcome.losses.tolist(), strict=True):
             if node in outcome.refused:
                 self._refuse(self._by_node[node], outcome.refused[node])
                 continue
             if isfinite(loss):
-                self._losses.append(loss)
+                self._losses[self._by_node[node].number] = loss
+            self._sizes[self._by_node[node].number] = asked.size
             self.times[node] = (asked.units, outcome.seconds / len(outcome.nodes))
 
     def lost(self, node: int, reason: str) -> None:
@@ -244,6 +254,7 @@ class Round:
             self._refuse(sent.client, "no reply came before the deadline")
             self.times[sent.client.node] = (sent.units, self._seconds["wait"])  # at least
         self._pending.clear()
+        arrays = self._settled() if self.robust else None
         if len(self._refused) > _NAMED:
             logger.warning("round %d: %d more clients were refused", self.number, len(self._refused) - _NAMED)
         if self._merged < min_replies and not self._private:  # who took part decides nothing there
@@ -254,7 +265,7 @@ class Round:
                 f"{len(self._clients)} clients gave one: {said}"
             )
         with self.timed("merge"):
-            arrays = self._merge.result()
+            arrays = self._merge.result() if arrays is None else arrays
             for units in self.held.values():
                 self._coverage.mark(units)
         report = RoundReport(
@@ -265,7 +276,7 @@ class Round:
             limits=tuple(client.limit for client in self._clients),
             merged=self._merged,
             refused=tuple(self._refused),
-            loss=fsum(self._losses) / len(self._losses) if self._losses else nan,
+            loss=fsum(self._losses.values()) / len(self._losses) if self._losses else nan,
             bytes_down=self._bytes_down,
             bytes_up=self._bytes_up,
             coverage=self._coverage.fraction(),
@@ -292,14 +303,36 @@ class Round:
         """Add one merged reply to what the round reports; its arrays are the merge's now, and are not kept here."""
         self._merged += 1
         self._bytes_up += reply.size
+        self._sizes[sent.client.number] = reply.size
         self._hold(sent.units)
         if isfinite(reply.loss):
-            self._losses.append(reply.loss)
+            self._losses[sent.client.number] = reply.loss
         if isfinite(reply.seconds):
             self._seconds["train"] += reply.seconds
             link = sent.client.link
             transfer = (sent.label.size + reply.size) / link if link else 0.0
             self.times[sent.client.node] = (sent.units, reply.seconds + transfer)
+
+    def _add(self, client: Client, units: Units, part: Mapping[str, Tensor], weight: float) -> None:
+        """Merge a subnet; `client` is who sent it, where it is one's and not the mean of several."""
+        if self.robust is None:
+            self._merge.add(units, part, weight)
+        else:
+            self.robust.add(units, part, weight, client.number)
+
+    def _settled(self) -> dict[str, Tensor]:
+        """What a robust merge comes to; those that it refuses do not count as merged."""
+        assert self.robust is not None
+        with self.timed("merge"):
+            arrays = self.robust.result()
+        for client in self._clients:
+            if client.number in self.robust.refused:
+                self._merged -= 1
+                self._bytes_up -= self._sizes[client.number]
+                self._losses.pop(client.number, None)
+                self._refuse(client, self.robust.refused[client.number])
+        self.held = {id(units): units for units in self.robust.held}
+        return arrays
 
     def _hold(self, units: Units) -> None:
         self.held[id(units)] = units  # a cohort shares one object

@@ -17,6 +17,7 @@ from ist_fed.network import Network, nodes_of
 from ist_fed.phases import Phase, Stretch
 from ist_fed.privacy import Privacy, check_conditions
 from ist_fed.privacy.secure import Secure
+from ist_fed.robust import Robust, check_trust
 from ist_fed.roster import Weighting
 from ist_fed.rules import RULES, Node, Rule
 from ist_fed.server_optimizer import ServerOptimizer
@@ -103,6 +104,7 @@ class Scenario:
         privacy: what is promised to the clients, and what that takes.
         network: clients and links that are simulated, in virtual time.
         secure: how updates are added up in secret, where `privacy.mode` is `secure`.
+        robust: what is done against clients that may send anything.
         device: where a simulated client trains and the server evaluates: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         server: what the server does with a round's change of the network.
         phases: stretches of rounds that differ from the above, such as dense final rounds.
@@ -123,6 +125,7 @@ class Scenario:
     privacy: Privacy = field(default_factory=Privacy)
     network: Network = field(default_factory=Network)
     secure: Secure = field(default_factory=Secure)
+    robust: Robust = field(default_factory=Robust)
     device: str = "auto"
     server: ServerOptimizer = field(default_factory=ServerOptimizer)
     phases: tuple[Stretch, ...] = ()
@@ -162,11 +165,12 @@ class Scenario:
                 "one of them out"
             )
         self._check_secure()
-        if self.round.in_place and (self.server.optimizer != "none" or self.privacy.mode != "off"):
+        if self.round.in_place and (self.server.optimizer != "none" or self.privacy.mode != "off" or self.robust.on):
             raise ValueError(
-                "round.in_place keeps no network as it was, to which [server] and [privacy] compare what came back; "
-                "leave it out, or them"
+                "round.in_place keeps no network as it was, to which [server], [privacy] and [robust] compare what came "
+                "back; leave it out, or them"
             )
+        check_trust(self.robust, self.privacy.mode)
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             raise ValueError(f"device must be auto, cpu, cuda, cuda:1 and so on, or mps, but is {self.device!r}")
 

@@ -25,6 +25,7 @@ from ist_fed.phases import Course, Phase, Terms
 from ist_fed.privacy import Central
 from ist_fed.privacy.secure import Secure
 from ist_fed.rescale import Rescaling
+from ist_fed.robust import Keeper
 from ist_fed.roster import Roster, Weighting
 from ist_fed.round import Round, RoundReport
 from ist_fed.rules import Lease, Node, Plan, Rule, plan_round
@@ -61,6 +62,7 @@ class IndependentSubnetTraining(Strategy):
         secure: let every cohort add its updates up in secret, so that the server sees sums only; needs `uniform`
             weighting, for a client's share must not depend on its data.
         privacy: central differential privacy of the run; what comes back is then clipped, summed and given noise.
+        robust: how what cohorts send is merged where clients may send anything; not in a private run.
         on_round: called with the `RoundReport` after each round. What it returns are metrics of the round, as are what
             `evaluate_fn` gives, `train_loss` and `coverage`; they may end a phase.
         server_optimizer: what the server does with a round's change of the network.
@@ -92,6 +94,7 @@ class IndependentSubnetTraining(Strategy):
         min_limit: float = 0.0,
         secure: Secure | None = None,
         privacy: Central | None = None,
+        robust: Keeper | None = None,
         on_round: Callable[[RoundReport], Mapping[str, Any] | None] | None = None,
         server_optimizer: ServerOptimizer | None = None,
         phases: Sequence[Phase] = (),
@@ -102,12 +105,14 @@ class IndependentSubnetTraining(Strategy):
             raise ValueError("local_steps, min_nodes and min_replies must be at least 1")
         if secure and (weighting != "uniform" or adapt):
             raise ValueError("secure rounds need weighting 'uniform', and no adapt: the server sees nothing else")
-        if in_place and (privacy or secure or server_optimizer not in (None, ServerOptimizer())):
-            raise ValueError("in_place keeps no network as it was, to which a server optimiser and privacy compare")
+        if in_place and (privacy or secure or robust or server_optimizer not in (None, ServerOptimizer())):
+            raise ValueError("in_place keeps no network as it was, to which server optimisers and other merges compare")
         self.axes, self.sizes = infer(build, sizes, declared), dict(sizes)
         model = build_on_meta(build, sizes)
         self._template, self._rescaling = arrays_of(model), Rescaling(model, self.axes)
-        self._privacy = privacy
+        if privacy is not None and robust is not None:
+            raise ValueError("a private run sums updates so that nobody's shows: none can be outvoted or refused")
+        self._privacy, self._robust = privacy, robust
         self._trained = frozenset(name for name, _ in model.named_parameters(remove_duplicate=False))
         self.coverage = Coverage(self._template, self.axes, self.sizes)
         parameters = {name for name, _ in model.named_parameters()}
@@ -314,7 +319,8 @@ class IndependentSubnetTraining(Strategy):
             if this.is_in_place:
                 return self._merge(this, _one_after_another(this, assignments, grid))
             with this.timed("extract"):
-                cut = [one for asked in assignments for one in (asked.alone() if self._privacy else (asked,))]
+                apart = self._privacy is not None or self._robust is not None
+                cut = [one for asked in assignments for one in (asked.alone() if apart else (asked,))]
             return self._merge(this, grid.carry_out(cut))
         messages = self._messages(this, assignments, config, timeout)
         pushes = map(_alone, messages) if this.is_in_place else [list(messages)]
@@ -364,7 +370,10 @@ class IndependentSubnetTraining(Strategy):
     def _plan(self, this: Round, number: int, rule: Rule, nodes: list[Node], arrays: dict[str, Tensor]) -> Plan:
         """Who trains what; in a private run the round is told to keep it to itself."""
         if self._privacy is None:
-            return plan_round(rule, number, nodes, self.sizes, self._seed, self.coverage.trained)
+            plan = plan_round(rule, number, nodes, self.sizes, self._seed, self.coverage.trained)
+            if self._robust is not None:
+                this.guard(self._robust.merge(this.before, self.travelling.axes, plan, self._trained))
+            return plan
         trained = self.coverage.trained
         drawn = self._privacy.draw(rule, number, nodes, self.sizes, self._seed, trained)
         merge = self._privacy.merge(number, arrays, self.axes, drawn, self._trained)
@@ -397,6 +406,8 @@ class IndependentSubnetTraining(Strategy):
                     this.take(answer)
                 del answer  # before the next is made
         report = this.close(self._min_replies)
+        if self._robust is not None and this.robust is not None:
+            report = replace(report, told=self._robust.learn(this.robust))
         merged = self.travelling.take(report.arrays)
         report = replace(report, arrays=self.server.step(this.before, merged, list(this.held.values())))
         times = this.times

@@ -19,7 +19,7 @@ FLOORS = [
     ["batchnorm"],
     ["train", "evaluate", "wire"],
     ["rescale", "travelling"],
-    ["cohort", "batched", "phases", "privacy"],
+    ["cohort", "batched", "phases", "privacy", "robust"],
     ["round", "cost", "network", "updates"],
     ["secrecy"],
     ["worker"],
