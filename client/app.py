@@ -6,7 +6,7 @@ from pathlib import Path
 from flwr.app import Context, Message, MetricRecord
 from flwr.clientapp import ClientApp
 
-from client.data import data_of, task_of
+from client.data import data_of, guard_of, task_of
 from client.device import machine_of
 from client.secrecy import member_of
 from ist_fed.scenario import from_run_config
@@ -43,4 +43,5 @@ def _made(scenario: str, overrides: str, node_config: tuple[tuple[str, object], 
     task = task_of(described, node)
     machine = machine_of(node, described.device)
     number = int(str(node["partition-id"]))
-    return Worker(task, data_of(task, node), client=number, member=member_of(node), **vars(machine))
+    secret = {"member": member_of(node), "guard": guard_of(described, node, number)}
+    return Worker(task, data_of(task, node), client=number, **secret, **vars(machine))

@@ -16,9 +16,10 @@ from ist_fed.checkpoints import Checkpoint
 from ist_fed.cost import cost
 from ist_fed.device import pick_device
 from ist_fed.errors import Interrupted, ScenarioError, nearest
-from ist_fed.evaluate import evaluate, hollow, ready
+from ist_fed.evaluate import evaluate, hollow, network, ready
 from ist_fed.network import Network, Virtual
 from ist_fed.privacy import LEDGER, Central, Ledger, mechanism
+from ist_fed.privacy.example import check_network
 from ist_fed.robust import Keeper
 from ist_fed.round import RoundReport
 from ist_fed.rules import Plan, Rule, plan_round
@@ -61,6 +62,8 @@ def federate(
     scenario = run.scenario
     run.ask_to_stop(False)  # by whoever stopped it the last time
     task = load_task(scenario.task, scenario.options)
+    if scenario.example_privacy.on:
+        check_network(build_on_meta(task.build, scenario.sizes))  # before anyone trains
     recorder = _Recorder(run, task, on_line)
     private, robust = _private(run, ledgers), _robust(scenario, task)
     strategy = IndependentSubnetTraining(
@@ -93,9 +96,9 @@ def federate(
         strategy.travelling.load(state.travelling)
         for line in run.metrics():
             strategy.course.after(line["round"], scenario.rounds, line)
-        strategy.loans = state.loans
             if robust is not None:
                 robust.resume(line)
+        strategy.loans = state.loans
     else:
         run.start_over()
         check_model(scenario, task, strategy)

@@ -53,7 +53,8 @@ class RoundReport:
         bytes_down: of the subnets sent, all clients together.
         bytes_up: of the subnets that came back and were merged.
         coverage: share of the network trained so far in the run, 0 to 1.
-        told: what robust merging says of the round, for its line of metrics; see `robust.Keeper.learn`.
+        told: what else its line of metrics says: of robust merging (`robust.Keeper.learn`), and what clients tell of
+            the epsilon of their examples.
         seconds: by phase: `assign`, `extract` (with packing), `wait` (from sending to the last reply), of which `train`
             (the clients' own clocks, added up), and `merge` (with unpacking and checking). In place, subnets are cut
             one by one, so `wait` has `extract` in it, too.
@@ -147,6 +148,7 @@ class Round:
         self._usual = 0
         self._losses: dict[int, float] = {}  # by the client's number, as are the sizes
         self._sizes: dict[int, int] = {}
+        self._epsilons: dict[int, float] = {}
         self._bytes_up = 0
         self._bytes_down = 0
         self._seconds: defaultdict[str, float] = defaultdict(float)
@@ -281,6 +283,7 @@ class Round:
             bytes_up=self._bytes_up,
             coverage=self._coverage.fraction(),
             seconds={"train": 0.0, **self._seconds},
+            told={"example_epsilon": self._epsilons} if self._epsilons else {},
         )
         return self._veiled(report) if self._private else report
 
@@ -297,6 +300,7 @@ class Round:
             bytes_down=self._usual,
             bytes_up=self._usual,
             seconds={},
+            told={},
         )
 
     def _count(self, sent: _Sent, reply: wire.Reply) -> None:
@@ -307,6 +311,8 @@ class Round:
         self._hold(sent.units)
         if isfinite(reply.loss):
             self._losses[sent.client.number] = reply.loss
+        if isfinite(reply.epsilon):
+            self._epsilons[sent.client.number] = reply.epsilon
         if isfinite(reply.seconds):
             self._seconds["train"] += reply.seconds
             link = sent.client.link

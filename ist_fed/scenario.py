@@ -16,6 +16,7 @@ from ist_fed.errors import ScenarioError, nearest
 from ist_fed.network import Network, nodes_of
 from ist_fed.phases import Phase, Stretch
 from ist_fed.privacy import Privacy, check_conditions
+from ist_fed.privacy.example import ExamplePrivacy, Guard
 from ist_fed.privacy.secure import Secure
 from ist_fed.robust import Robust, check_trust
 from ist_fed.roster import Weighting
@@ -104,6 +105,7 @@ class Scenario:
         privacy: what is promised to the clients, and what that takes.
         network: clients and links that are simulated, in virtual time.
         secure: how updates are added up in secret, where `privacy.mode` is `secure`.
+        example_privacy: of a client's single examples, by noise in its own steps; beside `privacy` or without.
         robust: what is done against clients that may send anything.
         device: where a simulated client trains and the server evaluates: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         server: what the server does with a round's change of the network.
@@ -125,6 +127,7 @@ class Scenario:
     privacy: Privacy = field(default_factory=Privacy)
     network: Network = field(default_factory=Network)
     secure: Secure = field(default_factory=Secure)
+    example_privacy: ExamplePrivacy = field(default_factory=ExamplePrivacy)
     robust: Robust = field(default_factory=Robust)
     device: str = "auto"
     server: ServerOptimizer = field(default_factory=ServerOptimizer)
@@ -246,6 +249,28 @@ class Scenario:
                 training=own.training,
             )
             for phase, own in each
+        )
+
+    def guard(self, client: int, path: Path, *, allowed: float = inf, tell: bool = False) -> Guard | None:
+        """What trains on a client's private examples, if they are; its budget lasts for the dearest rounds throughout.
+
+        Args:
+            client: its number.
+            path: where it counts what it spent.
+            allowed: what its operator lets it spend, whatever the scenario says.
+            tell: whether the server may be told that.
+        """
+        if not self.example_privacy.on:
+            return None
+        each = [self.during(number) for number in range(len(self.phases) + 1)]
+        bound = min(self.example_privacy.epsilon or inf, allowed)
+        return Guard(
+            replace(self.example_privacy, epsilon=bound) if bound < inf else self.example_privacy,
+            path,
+            client=client,
+            planned=self.rounds * max(own.local_steps for own in each),
+            batch_size=max(own.training.batch_size for own in each),
+            tell=tell,
         )
 
     def to_toml(self) -> str:

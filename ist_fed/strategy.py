@@ -120,7 +120,7 @@ class IndependentSubnetTraining(Strategy):
         self.travelling = Travelling(model, self.axes)
         plain = Terms(rule=rule, local_steps=local_steps, training=training or Training())
         self.course = Course(phases, plain)
-        self._lease = _lease_of(self.course, phases, privacy or secure, server_optimizer)
+        self._lease = _lease_of(self.course, phases, privacy or secure or robust, server_optimizer)
         if (privacy or secure) and any(own.carried for own in self.course.trainings):
             raise ValueError("state of optimisers has no noise, so none leaves a private run; let it start fresh")
         if privacy is not None and network is not None:
@@ -407,7 +407,7 @@ class IndependentSubnetTraining(Strategy):
                 del answer  # before the next is made
         report = this.close(self._min_replies)
         if self._robust is not None and this.robust is not None:
-            report = replace(report, told=self._robust.learn(this.robust))
+            report = replace(report, told={**report.told, **self._robust.learn(this.robust)})
         merged = self.travelling.take(report.arrays)
         report = replace(report, arrays=self.server.step(this.before, merged, list(this.held.values())))
         times = this.times
@@ -420,17 +420,20 @@ class IndependentSubnetTraining(Strategy):
 
 
 def _lease_of(
-    course: Course, phases: Sequence[Phase], privacy: Central | Secure | None, server_optimizer: ServerOptimizer | None
+    course: Course,
+    phases: Sequence[Phase],
+    merge: Central | Secure | Keeper | None,
+    server_optimizer: ServerOptimizer | None,
 ) -> Lease | None:
     """The rule, if units are lent: then there are no rounds that anything else could be about."""
     rules = [course.plain.rule, *(phase.rule for phase in phases)]
     if not any(isinstance(rule, Lease) for rule in rules):
         return None
     own = server_optimizer not in (None, ServerOptimizer())
-    asked = {"phases": bool(phases), "privacy": privacy is not None, "a server optimiser": own}
+    asked = {"phases": bool(phases), "privacy or robust merging": merge is not None, "a server optimiser": own}
     if others := [name for name, given in asked.items() if given]:
         raise RuleError(
-            f"where units are lent there are no rounds that phases, privacy or a server optimiser could be about, but "
+            f"where units are lent there are no rounds that phases, a merge or a server optimiser could be about, but "
             f"the rule is 'lease' and {' and '.join(others)} was asked for; leave one of them out"
         )
     return course.plain.rule if isinstance(course.plain.rule, Lease) else None

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from math import nan
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from ist_fed.errors import IstFedError, SecureError, TaskError, TrainingError, W
 from ist_fed.evaluate import network
 from ist_fed.flat import Flat
 from ist_fed.optimizer_state import no_state, split_state, trainable
+from ist_fed.privacy.example import Guard
 from ist_fed.privacy.secure import Member
 from ist_fed.rescale import scaled_inputs
 from ist_fed.secrecy import Secrecy
@@ -54,6 +56,7 @@ class Worker:
         amp: mixed precision, `bf16` or `fp16`; its own choice, which the server does not see.
         memory: bytes that its training may take at the peak; None takes what is free when an order comes, and 0 sets
             no bound and does without the estimate.
+        guard: trains in its place where examples are private; it says no loss, and takes no `amp`.
 
     Attributes:
         data: the client's private examples.
@@ -72,6 +75,7 @@ class Worker:
         amp: Amp | None = None,
         memory: int | None = 0,
         member: Member | None = None,
+        guard: Guard | None = None,
     ) -> None:
         if not (client >= 0 and 0 < capacity < float("inf")):
             raise TaskError(
@@ -82,7 +86,9 @@ class Worker:
                 f"amp must be bf16, fp16 or None, and memory not negative, but they are {amp!r} and {memory}"
             )
         self._task, self.data, self._device = task, data, torch.device(device)
-        self._amp, self._memory = amp, memory
+        if guard is not None and amp is not None:
+            raise TaskError(f"steps on private examples are in float32, but this client's amp is {amp}; leave it out")
+        self._amp, self._memory, self._guard = amp, memory, guard
         if memory != 0 and self._device.type == "cpu":
             return_freed_memory()
         self._secrecy = Secrecy(member, self._trained) if member else None
@@ -124,7 +130,8 @@ class Worker:
         model, state = self._network(order)
         order = replace(order, arrays=Flat((), ()))  # they are in the network now, and their memory is needed
         loss, seconds = self._train(model, state, order)
-        return wire.reply_message(order, {**arrays_of(model), **state}, loss=loss, seconds=seconds, reply_to=message)
+        arrays, told = {**arrays_of(model), **state}, self._guard.told if self._guard else None
+        return wire.reply_message(order, arrays, loss=loss, seconds=seconds, epsilon=told, reply_to=message)
 
     def _network(self, order: wire.Order) -> tuple[nn.Module, dict[str, Tensor]]:
         """The subnet of an order, once it is known to be this task's, and small enough; see `opened`."""
@@ -162,7 +169,7 @@ class Worker:
         scales: Mapping[str, float] | None = None,
         state: dict[str, Tensor] | None = None,
     ) -> tuple[float, float]:
-        """Train a network and its optimiser's state, in place, on its own examples; the mean loss and the seconds.
+        """Train a network and its optimiser's state, in place; the mean loss, NaN if private, and the seconds.
 
         Raises:
             TrainingError: there is no example, or a loss or a weight is not finite.
@@ -170,9 +177,15 @@ class Worker:
         rng = generator(seed, round, "batches", self._profile.client)
         started = time.perf_counter()
         with scaled_inputs(model, scales or {}):
-            loss = train(
-                model, self._task, self.data, training, lr=lr, steps=steps, rng=rng, amp=self._amp, state=state
-            )
+            if self._guard is None:
+                loss = train(
+                    model, self._task, self.data, training, lr=lr, steps=steps, rng=rng, amp=self._amp, state=state
+                )
+            elif state:
+                raise TrainingError("steps on private examples carry no state of the optimiser; let it start fresh")
+            else:
+                self._guard.train(model, self._task, self.data, training, lr=lr, steps=steps, round=round)
+                loss = nan
         seconds = time.perf_counter() - started
         parameters = sum(parameter.numel() for parameter in model.parameters())
         self._step_seconds = seconds / steps / max(1, parameters) * 1e6
@@ -221,8 +234,10 @@ class Worker:
         """Bytes that training takes at its peak; the last answer is kept, for the next question is mostly the same."""
         asked = (sizes, training)
         if asked != self._needed[0]:
-            needed = cost(self._task, sizes, training, data=self.data, device=self._device, amp=self._amp).memory
-            self._needed = (asked, needed)
+            known = cost(self._task, sizes, training, data=self.data, device=self._device, amp=self._amp)
+            # A gradient of its own for each example of a batch, and what is made of it on the way.
+            apart = 2 * 4 * training.batch_size * known.parameters if self._guard else 0
+            self._needed = (asked, known.memory + apart)
         return self._needed[1]
 
 

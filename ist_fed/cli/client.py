@@ -63,6 +63,12 @@ def start(
     min_cohort: Annotated[
         int, typer.Option(help="Fewest clients among whom this one hides in secure rounds.")
     ] = MIN_COHORT,
+    example_epsilon: Annotated[
+        float | None, typer.Option(help="Train only where single examples are private, and never spend more on them.")
+    ] = None,
+    tell_epsilon: Annotated[
+        bool, typer.Option("--tell-epsilon", help="Let the server know what privacy its examples have spent.")
+    ] = False,
     supernode: Annotated[bool, typer.Option("--supernode", help="Let Flower's own SuperNode run this client.")] = False,
 ) -> None:
     """Start the client, and keep it running until Ctrl-C; it then finishes what it holds."""
@@ -72,9 +78,15 @@ def start(
     config |= {key: value for key, value in (("device", device), ("amp", amp), ("memory", memory)) if value}
     if signer is not None:
         config |= _secret(signer, min_cohort, supernode)
+    folder = kit.parent if kit is not None else Path.cwd()
+    config["folder"] = str(folder.absolute())
+    if example_epsilon is not None:
+        config["example-epsilon"] = example_epsilon
+    if tell_epsilon:
+        config["tell-epsilon"] = "yes"
     if supernode:
         sys.exit(_supernode(opened, server, config))
-    apps = Apps(kit.parent if kit is not None else Path.cwd(), allow_app or [])
+    apps = Apps(folder, allow_app or [])
     with _connect(opened, server) as fleet:
         resident = Resident(fleet, config, lambda run: apps.of(run, fleet))
 

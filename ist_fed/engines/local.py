@@ -255,9 +255,13 @@ def simulate(
 
     def worker(client: int) -> Worker:
         member = signer and Member(signer(f"client{client}"), min_cohort=scenario.secure.min_cohort)
+        guard = scenario.guard(client, run.folder / "example-privacy" / f"client-{client}.jsonl")
         data = task.client_data(client, scenario.clients)
-        return Worker(task, data, client=client, device=device, member=member)
+        return Worker(task, data, client=client, device=device, member=member, guard=guard)
 
+    if scenario.example_privacy.on:
+        logger.info("clients train one by one, for each clips the gradients of its own examples")
+        only = "one by one"
     first = worker(0)  # here, so that data which cannot be had are one error, and not every client's
     grid = LocalGrid(
         scenario.clients, lambda client: worker(client) if client else first, task, device, only=only, memory=memory

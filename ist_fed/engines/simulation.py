@@ -24,7 +24,8 @@ def simulate(run: Run, *, resume: bool = False, on_line: Callable[[dict[str, Any
         on_line: called with each round's line of metrics.
 
     Raises:
-        EngineError: Ray is not installed, rounds are secure, or a process failed; the message shows the end of its log.
+        EngineError: Ray is not installed, rounds are secure, examples are private, or a process failed; the message
+            shows the end of its log.
         Interrupted: Ctrl-C.
     """
     if run.scenario.is_secure:
@@ -34,6 +35,11 @@ def simulate(run: Run, *, resume: bool = False, on_line: Callable[[dict[str, Any
         )
     if find_spec("ray") is None:
         raise EngineError("Flower's simulation needs Ray: pip install 'ist-fed[ray]', or use --engine inprocess")
+    if run.scenario.example_privacy.on:
+        raise EngineError(
+            "privacy of single examples is counted on each client's disk, which nodes of Flower's simulation have not; "
+            "use --engine inprocess, or deploy"
+        )
     home = run.folder.absolute() / "flower"
     shutil.rmtree(home, ignore_errors=True)  # what an earlier, interrupted run left
     home.mkdir()

@@ -39,3 +39,9 @@ def takes_part(probability: float) -> bool:
 def draw(choices: int) -> int:
     """One of so many, uniformly."""
     return secrets.randbelow(choices)
+
+
+def taken(count: int, probability: float) -> np.ndarray:
+    """Which of so many are drawn, each for itself; never likelier than `probability`."""
+    words = np.frombuffer(os.urandom(8 * count), dtype=np.uint64) >> np.uint64(11)
+    return (words < np.uint64(int(probability * (1 << 53)))).nonzero()[0]

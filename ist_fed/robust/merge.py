@@ -178,7 +178,7 @@ class RobustMerge:
         return merge.result()
 
     def _without_harm(self, merged: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The network without the blocks that make it worse: the worst is left out first, then all are looked at anew."""
+        """The network without the blocks that harm it: the worst is left out first, then all are looked at anew."""
         assert self._loss is not None
         own = self._loss(merged)
         while self._blocks:

@@ -4,6 +4,7 @@ The server never reads what a reply says of its own bytes: it compares that with
 """
 
 from dataclasses import dataclass
+from math import nan
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
@@ -27,18 +28,24 @@ class Reply:
         size: bytes of it.
         loss: mean training loss over the local steps.
         seconds: that the local steps took, by the client's clock.
+        epsilon: that the client's examples have cost so far, if it says so; else NaN.
     """
 
     arrays: Flat
     size: int
     loss: float
     seconds: float
+    epsilon: float = nan
 
 
-def reply_message(order: Order, arrays: Arrays, *, loss: float, seconds: float, reply_to: Message) -> Message:
+def reply_message(
+    order: Order, arrays: Arrays, *, loss: float, seconds: float, epsilon: float | None = None, reply_to: Message
+) -> Message:
     """The message that brings a trained subnet back."""
     echo: Fields = {"round": order.round, "nonce": order.nonce, "digest": order.digest}
     answer = {**echo, "loss": float(loss), "seconds": float(seconds)}
+    if epsilon is not None:
+        answer["epsilon"] = float(epsilon)
     return Message(RecordDict(pack(arrays).beside(REPLY, answer)), reply_to=reply_to)
 
 
@@ -69,7 +76,8 @@ def open_reply(message: Message, *, round: int, nonce: str, label: Label) -> Rep
         raise WireError("a reply must hold the subnet and no other arrays, but holds more")
     arrays = unpack_checked(label.layout, take_pieces(content, REPLY))
     loss, seconds = _number(echo.get("loss")), _number(echo.get("seconds"))
-    return Reply(arrays=arrays, size=label.size, loss=loss, seconds=seconds if seconds >= 0 else float("nan"))
+    seconds = seconds if seconds >= 0 else nan
+    return Reply(arrays=arrays, size=label.size, loss=loss, seconds=seconds, epsilon=_number(echo.get("epsilon")))
 
 
 def _check_echo(echo: ConfigRecord, round: int, nonce: str, label: Label) -> None:

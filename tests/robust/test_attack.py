@@ -21,8 +21,8 @@ from ist_fed.train import Training
 from ist_fed.worker import Worker
 
 # One draw for the whole run, so that those who meet in a cohort stay together while they move from block to block.
-SMALL = "clients=20 rounds=8 local_steps=10 sizes.hidden1=128 sizes.hidden2=128 rule.groups=4 rule.keep=8"
-QUIET = "record.evaluate_every=8 record.tensorboard=false device=cpu"
+SMALL = "clients=20 rounds=5 local_steps=10 sizes.hidden1=96 sizes.hidden2=96 rule.groups=4 rule.keep=5"
+QUIET = "training.schedule=constant record.evaluate_every=5 record.tensorboard=false device=cpu"
 
 
 class Liar(Worker):
@@ -41,13 +41,17 @@ def scenario(*changes: str) -> Scenario:
     return load_scenario("scenarios/digits.toml", [*SMALL.split(), *QUIET.split(), *changes])
 
 
+def cohorts() -> tuple[tuple[int, ...], ...]:
+    """Who meets whom, all run long."""
+    made = scenario()
+    return plan_round(made.make_rule(), 1, [Node(id) for id in range(20)], made.sizes, made.seed).cohorts
+
+
 @cache
 def liars() -> frozenset[int]:
     """The first client of each cohort of five."""
-    made = scenario()
-    plan = plan_round(made.make_rule(), 1, [Node(id) for id in range(20)], made.sizes, made.seed)
-    assert [len(cohort) for cohort in plan.cohorts] == [5] * 4
-    return frozenset(cohort[0] for cohort in plan.cohorts)
+    assert [len(cohort) for cohort in cohorts()] == [5] * 4
+    return frozenset(cohort[0] for cohort in cohorts())
 
 
 def lines(
@@ -80,7 +84,6 @@ def test_a_fifth_of_liars_ruins_the_mean_and_not_the_median(tmp_path: Path) -> N
 
 def test_a_bound_on_norms_refuses_liars_by_name(tmp_path: Path) -> None:
     made = lines(tmp_path / "bound", "robust.norm_bound=3.0", lying=liars())
-    print([l.get("accuracy") for l in made], [l["update_length"] for l in made])
     for line in made:
         assert {refused["client"] for refused in line["refused"]} == liars()
         assert all("times as long as is usual" in refused["reason"] for refused in line["refused"])
@@ -89,22 +92,17 @@ def test_a_bound_on_norms_refuses_liars_by_name(tmp_path: Path) -> None:
     assert made[-1]["accuracy"] > 0.9
 
 
-def test_without_a_block_is_tried(tmp_path: Path) -> None:
-    cohort = [id for id in range(20)]
-    made = scenario()
-    plan = plan_round(made.make_rule(), 1, [Node(id) for id in cohort], made.sizes, made.seed)
-    made_lines = lines(tmp_path / "loss", "robust.loss_margin=0.1", lying=plan.cohorts[0])
-    print([l.get("accuracy") for l in made_lines], [len(l["refused"]) for l in made_lines])
-    for line in made_lines:
-        assert set(plan.cohorts[0]) == {refused["client"] for refused in line["refused"]}
-    assert made_lines[-1]["accuracy"] > 0.85
+def test_a_cohort_of_liars_is_found_out_by_leaving_its_block_out(tmp_path: Path) -> None:
+    cohort = set(next(cohort for cohort in cohorts() if 0 in cohort))
+    for line in lines(tmp_path / "loss", "robust.loss_margin=0.1", "rounds=2", lying=cohort):
+        assert {refused["client"] for refused in line["refused"]} == cohort
+        assert all("on the server's examples" in refused["reason"] for refused in line["refused"])
+    assert line["accuracy"] > 0.8
 
 
 @pytest.mark.parametrize("change", ["robust.merge=median", "robust.norm_bound=3.0"])
 def test_messages_and_assignments_give_the_same_bits(tmp_path: Path, change: str) -> None:
-    runs = [
-        lines(tmp_path / str(direct), change, "rounds=3", lying=liars(), direct=direct) for direct in (True, False)
-    ]
+    runs = [lines(tmp_path / str(direct), change, "rounds=2", lying=liars(), direct=direct) for direct in (True, False)]
     models = [(tmp_path / str(direct) / "model.safetensors").read_bytes() for direct in (True, False)]
     assert models[0] == models[1]
     for one, other in zip(*runs, strict=True):
@@ -112,10 +110,10 @@ def test_messages_and_assignments_give_the_same_bits(tmp_path: Path, change: str
 
 
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
-    keys = ["robust.norm_bound=3.0", "record.checkpoint_every=2", "training.schedule=constant"]
-    whole = lines(tmp_path / "whole", *keys, "rounds=4", lying=liars())
+    keys = ["robust.norm_bound=3.0", "record.checkpoint_every=2"]
+    whole = lines(tmp_path / "whole", *keys, "rounds=3", lying=liars())
     lines(tmp_path / "parts", *keys, "rounds=2", lying=liars())
-    parts = lines(tmp_path / "parts", *keys, "rounds=4", lying=liars(), resume=True)
+    parts = lines(tmp_path / "parts", *keys, "rounds=3", lying=liars(), resume=True)
     assert (tmp_path / "whole" / "model.safetensors").read_bytes() == (
         tmp_path / "parts" / "model.safetensors"
     ).read_bytes()

@@ -65,7 +65,9 @@ def test_two_members_give_their_weighted_mean(kind: str) -> None:
     assert of([[0.0], [3.0]], kind, [1.0, 2.0]) == [2.0]
 
 
-@pytest.mark.parametrize(("members", "trim", "out"), [(3, 0.1, 1), (5, 0.2, 1), (10, 0.1, 1), (10, 0.3, 3), (4, 0.49, 1)])
+@pytest.mark.parametrize(
+    ("members", "trim", "out"), [(3, 0.1, 1), (5, 0.2, 1), (10, 0.1, 1), (10, 0.3, 3), (4, 0.49, 1)]
+)
 def test_at_least_one_is_left_out_and_one_stays(members: int, trim: float, out: int) -> None:
     assert cut(members, trim) == out
 

@@ -179,8 +179,8 @@ def test_a_scenario_refuses_what_makes_no_sense() -> None:
     ):
         with pytest.raises(ScenarioError, match=said):
             load_scenario("scenarios/digits.toml", [setting])
+    overrides = ["robust.merge=median", "privacy.mode=central", "privacy.epsilon=4.0", "round.weighting=uniform"]
     with pytest.raises(ScenarioError, match="drop \\[robust\\]"):
-        overrides = ["robust.merge=median", "privacy.mode=central", "privacy.epsilon=4.0", "round.weighting=uniform"]
         load_scenario("scenarios/digits.toml", overrides)
 
 

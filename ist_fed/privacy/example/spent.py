@@ -1,0 +1,129 @@
+"""What a client spent of its examples' privacy: a line on its own disk for every round, written before the round."""
+
+import fcntl
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from ist_fed.errors import RunError
+from ist_fed.files import unwritable
+
+
+class Steps(NamedTuple):
+    """Steps of DP-SGD that are alike, as Opacus' accountants keep them."""
+
+    noise_multiplier: float
+    sample_rate: float
+    steps: int
+
+
+class Spent:
+    """Counts steps of DP-SGD on one client's examples, whatever the run. The file is only ever added to.
+
+    A line is on the disk before the first of its steps is taken. So a client that dies in between has counted steps
+    that it may not have taken, and never the other way round.
+
+    Args:
+        path: of the file; its folder is made if there is none.
+        delta: at which epsilon is told.
+    """
+
+    def __init__(self, path: Path, delta: float) -> None:
+        self.path, self._delta = path.absolute(), delta
+
+    def steps(self) -> list[Steps]:
+        """What was counted so far; a last line that is not whole was never followed by a step.
+
+        Raises:
+            RunError: a line cannot be read.
+        """
+        try:
+            lines = self.path.read_bytes().split(b"\n")[:-1]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise self._unknown(error.strerror or str(error)) from error
+        try:
+            return [_steps(line) for line in lines]
+        except (ValueError, TypeError, KeyError) as error:
+            raise self._unknown(f"a line of it cannot be read ({error})") from error
+
+    def epsilon(self, *more: Steps) -> float:
+        """Epsilon after all that was counted and, if they were taken, these steps; by Opacus' accountant.
+
+        Adjacent are data with and without one example; a step takes each example with the sample rate, independently.
+        """
+        return _epsilon(_together([*self.steps(), *more]), self._delta)
+
+    def add(self, steps: Steps, round: int) -> None:
+        """Count steps that are about to be taken. Once this returns they may be, and not before.
+
+        Raises:
+            RunError: it cannot be written; no step must be taken.
+        """
+        line = (json.dumps({"round": round, **steps._asdict()}) + "\n").encode()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                whole = b"".join(iter(lambda: os.read(file, 1 << 16), b"")).rfind(b"\n") + 1
+                os.ftruncate(file, whole)  # of what a crash cut short
+                os.lseek(file, whole, os.SEEK_SET)
+                while line:
+                    line = line[os.write(file, line) :]
+                os.fsync(file)
+            finally:
+                os.close(file)
+            folder = os.open(self.path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # else a new file might be gone after a power cut
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+
+    def _unknown(self, reason: str) -> RunError:
+        return RunError(
+            f"'{self.path}' says what was spent of the examples' privacy, but {reason}; while nobody knows that, no "
+            f"step is taken on them. Restore it from a backup"
+        )
+
+
+def _steps(line: bytes) -> Steps:
+    entry = json.loads(line)
+    steps = Steps(float(entry["noise_multiplier"]), float(entry["sample_rate"]), int(entry["steps"]))
+    if not (steps.noise_multiplier >= 0 and 0 < steps.sample_rate <= 1 and steps.steps >= 0):
+        raise ValueError(f"it says {steps}")
+    return steps
+
+
+def _together(history: list[Steps]) -> tuple[Steps, ...]:
+    """The same with steps that are alike added up, which composition does not mind and which is faster."""
+    counts: dict[tuple[float, float], int] = {}
+    for noise, rate, steps in history:
+        counts[noise, rate] = counts.get((noise, rate), 0) + steps
+    return tuple(Steps(noise, rate, steps) for (noise, rate), steps in counts.items() if steps)
+
+
+@lru_cache(maxsize=256)  # clients of a simulation that have equally many examples ask the same
+def _epsilon(history: tuple[Steps, ...], delta: float) -> float:
+    from opacus.accountants import RDPAccountant
+
+    accountant = RDPAccountant()
+    accountant.history = [tuple(steps) for steps in history]
+    with loose_bounds_allowed():
+        return float(accountant.get_epsilon(delta=delta)) if history else 0.0
+
+
+@contextmanager
+def loose_bounds_allowed() -> Iterator[None]:
+    """Opacus warns where more orders would tighten its bound; it is a bound all the same."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Optimal order is")
+        yield
