@@ -231,7 +231,7 @@ def test_an_override_below_a_value() -> None:
         ("lr=0.1", "there is no key 'lr'; did you mean 'training.lr'?"),
         ("record.deadline=9", "there is no key 'record.deadline'; did you mean 'round.deadline'?"),
         ("groups=4", "there is no key 'groups'; did you mean 'rule.groups'?"),
-        ("zzz=1", "there is no key 'zzz'; known: clients, device, local_steps, "),
+        ("zzz=1", "there is no key 'zzz'; known: clients, device, example_privacy, "),
     ],
 )
 def test_an_unknown_key_names_the_nearest(override: str, message: str) -> None:
