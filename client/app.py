@@ -43,5 +43,5 @@ def _made(scenario: str, overrides: str, node_config: tuple[tuple[str, object], 
     task = task_of(described, node)
     machine = machine_of(node, described.device)
     number = int(str(node["partition-id"]))
-    secret = {"member": member_of(node), "guard": guard_of(described, node, number)}
-    return Worker(task, data_of(task, node), client=number, **secret, **vars(machine))
+    data, member, guard = data_of(task, node), member_of(node), guard_of(described, node, number)
+    return Worker(task, data, client=number, member=member, guard=guard, **vars(machine))

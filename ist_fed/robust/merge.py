@@ -89,13 +89,17 @@ class RobustMerge:
 
         Args:
             units: the units it was cut with; a cohort shares one object.
-            part: its arrays, finite, of the names, shapes and dtypes that were sent; not to be changed any more.
+            part: its arrays, of the names, shapes and dtypes that were sent; not to be changed any more. One that is
+                not finite is refused.
             weight: its share in the mean.
             client: who sent it.
         """
         _, parts = self._waiting.setdefault(id(units), (units, []))
         here = flat(part).to(next(iter(self._arrays.values())).device)
-        length = self._length(units, here) if self._settings.norm_bound else 0.0
+        if not all(bool(run.isfinite().all()) for run in here.runs):
+            self.refused[client] = "its subnet must be finite, but is not"
+        bounded = self._settings.norm_bound and client not in self.refused
+        length = self._length(units, here) if bounded else 0.0
         parts.append(_Part(client=client, arrays=here, weight=weight, length=length))
         knows = self._usual is not None or not self._settings.norm_bound
         if knows and len(parts) == self._asked.get(id(units)):
@@ -105,7 +109,8 @@ class RobustMerge:
     def result(self) -> dict[str, Tensor]:
         """The wide network as it is now; what is refused is known then, and nothing can be added any more."""
         if self._usual is None and self._settings.norm_bound:
-            lengths = [part.length for _, parts in self._waiting.values() for part in parts]
+            came = [part for _, parts in self._waiting.values() for part in parts]
+            lengths = [part.length for part in came if part.client not in self.refused]
             self._usual = median(lengths) if len(lengths) >= FEWEST else None
         for key in list(self._waiting):
             self._settle(key)
@@ -124,8 +129,9 @@ class RobustMerge:
         """A cohort's centre in the place of its parts."""
         units, parts = self._waiting.pop(key)
         # In the order of their numbers, so that the order in which they came does not show.
-        parts = [self._bounded(units, part) for part in sorted(parts, key=lambda part: part.client)]
-        kept = [part for part in parts if part.client not in self.refused]
+        came = sorted(parts, key=lambda part: part.client)
+        bounded = [self._bounded(units, part) for part in came if part.client not in self.refused]
+        kept = [part for part in bounded if part.client not in self.refused]
         if not kept:
             return
         settings, weights = self._settings, [part.weight for part in kept]

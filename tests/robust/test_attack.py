@@ -76,7 +76,6 @@ def test_a_fifth_of_liars_ruins_the_mean_and_not_the_median(tmp_path: Path) -> N
     mean = lines(tmp_path / "mean", lying=liars())[-1]["accuracy"]
     median = lines(tmp_path / "median", "robust.merge=median", lying=liars())[-1]["accuracy"]
     trimmed = lines(tmp_path / "trimmed", "robust.merge=trimmed", lying=liars())[-1]["accuracy"]
-    print(honest, mean, median, trimmed)
     assert honest > 0.9
     assert mean < 0.5
     assert min(median, trimmed) > honest - 0.02

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -126,6 +127,18 @@ def test_what_is_usual_follows_the_rounds_and_is_found_again_in_their_lines() ->
             merge.add(PLAN.subnets[0], sent(0, by), 1.0, client)
         merge.result()
         assert (list(merge.clipped), list(merge.refused)) == ([0], [2])
+
+
+def test_what_is_not_finite_is_refused_and_counts_for_nothing() -> None:
+    plan = replace(PLAN)
+    cohorts = {id(units): len(cohort) for units, cohort in zip(plan.subnets, plan.cohorts, strict=True)}
+    for settings in (Robust(merge="median"), Robust(norm_bound=3.0)):
+        merge = RobustMerge(settings, BEFORE, AXES, TRAINED, cohorts)
+        for client in (0, 2, 4, 6):
+            merge.add(plan.subnets[0], sent(0, 0.1 if client else float("nan")), 1.0, client)
+        after = merge.result()
+        assert set(merge.refused) == {0}
+        assert same(after, merged(settings, [(client, 0, 0.1) for client in (2, 4, 6)])[1])
 
 
 # --- Without a block --------------------------------------------------------------------------------------------------
