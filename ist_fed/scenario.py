@@ -170,8 +170,8 @@ class Scenario:
         self._check_secure()
         if self.round.in_place and (self.server.optimizer != "none" or self.privacy.mode != "off" or self.robust.on):
             raise ValueError(
-                "round.in_place keeps no network as it was, to which [server], [privacy] and [robust] compare what came "
-                "back; leave it out, or them"
+                "round.in_place keeps no network as it was, to which [server], [privacy] and [robust] compare what "
+                "came back; leave it out, or them"
             )
         check_trust(self.robust, self.privacy.mode)
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):

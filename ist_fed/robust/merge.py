@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import fsum
 from statistics import median
 
 import torch
@@ -143,11 +144,11 @@ class RobustMerge:
 
     def _length(self, units: Units, part: Flat) -> float:
         """Root mean square of what changed; a longer subnet is not a longer update."""
-        sent, total, count = self._sent(units), 0.0, 0
-        for name in self._trained:
-            total += float((part[name].double() - sent[name]).square().sum())
-            count += part[name].numel()
-        return float((total / max(1, count)) ** 0.5)
+        sent = self._sent(units)
+        moved = [(part[name].double() - sent[name]).contiguous() for name in self._trained]
+        # The arrays of a resumed run stand in another order, which an exact sum does not show.
+        total = fsum(float(array.square().sum()) for array in moved)
+        return float((total / max(1, sum(array.numel() for array in moved))) ** 0.5)
 
     def _bounded(self, units: Units, part: _Part) -> _Part:
         """The part, scaled down or refused if its update is too long; it is not changed itself."""
