@@ -11,6 +11,7 @@ import typer
 import typer.core
 from rich.logging import RichHandler
 
+from ist_fed.cli.audit import audit
 from ist_fed.cli.client import app as client
 from ist_fed.cli.compare import compare
 from ist_fed.cli.deploy import app as deploy
@@ -36,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (simulate, inspect, privacy, compare, search, report):
+for command in (simulate, inspect, privacy, audit, compare, search, report):
     app.command()(command)
 for name, group in {"server": server, "client": client, "provision": provision, "deploy": deploy}.items():
     app.add_typer(group, name=name)
