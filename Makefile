@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow check format test-net bench-core bench-bytes bench-round bench-net bench-memory bench-sim bench-extreme bench-leases bench-secure bench-tables wheel clean
+.PHONY: demo test test-slow check format test-net bench-core bench-bytes bench-round bench-net bench-memory bench-sim bench-extreme bench-leases bench-privacy bench-secure bench-tables wheel clean
 
 demo: $(INSTALLED) ## train on real digits and show where the report is
 	rm -rf runs/demo
@@ -65,6 +65,10 @@ bench-leases: $(INSTALLED) ## virtual time to 97 %, leases against synchronous r
 
 bench-secure: $(INSTALLED) ## secure rounds: seconds and bytes, beside Flower's SecAgg+
 	$(BIN)/python benchmarks/bench_secure.py
+	$(BIN)/python benchmarks/table.py
+
+bench-privacy: $(INSTALLED) ## accuracy against epsilon, FedAvg and IST; about half an hour
+	$(BIN)/python benchmarks/bench_privacy.py
 	$(BIN)/python benchmarks/table.py
 
 bench-tables: $(INSTALLED) ## docs/benchmarks.md from benchmarks/results/
