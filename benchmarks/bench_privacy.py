@@ -169,7 +169,7 @@ def main() -> None:
             f"360 is 0.3 points.",
             "A learning rate and a clip for each method, the best of 8 pairs on one other seed; that choices were made "
             "by looking at private runs is not counted in ε.",
-            "Some choices are at the edge of the grid (the smallest clip at ε ≤ 2, the larger rate): it was not widened.",
+            "Some choices are at the edge of the grid: the smallest clip at ε ≤ 2, and the larger rate.",
             "![test accuracy against ε](images/privacy.png)",
         ],
         "tables": [
