@@ -78,10 +78,10 @@ def _show(rows: Sequence[dict[str, Any]], target: float | None) -> None:
     columns = {"name": "method", "lr": "lr", "final": f"final {rows[0]['metric']}"}
     if target is not None:
         columns |= {"target_round": f"rounds to {target}", "target_mb_per_client": "MB until then"}
-        if any("target_virtual_seconds_range" in row and row["target_virtual_seconds_range"] for row in rows):
+        if any((row["target_virtual_seconds_range"] or (0, 0))[1] > 0 for row in rows):
             columns["target_virtual_seconds"] = "virtual s until then"
     columns |= {"rounds": "rounds", "mb_per_client": "MB per client", "gflops_per_client": "GFLOPs per client"}
     table = Table(*columns.values())
     for row in rows:
-        table.add_row(*(method_cell(key, row) for key in columns))
+        table.add_row(*(method_cell(key, row, ranges=key == "final") for key in columns))
     Console(highlight=False).print(table)

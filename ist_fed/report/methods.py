@@ -78,7 +78,7 @@ def write_methods(runs: Runs, rows: Sequence[dict[str, Any]], folder: Path, targ
         RunError: matplotlib is missing, or the folder cannot be written.
     """
     curves = {name: [(run, lines_of(run)) for run in of_one] for name, of_one in runs.items()}
-    timed = any("virtual" in lines[-1] for each in curves.values() for _, lines in each)
+    timed = all((virtual_of(lines) or [0.0])[-1] > 0 for each in curves.values() for _, lines in each)
     panels = ("steps", "megabytes", *(("seconds",) if timed else ()))
     drawn = {panel: draw(_picture(panel, curves, target)) for panel in panels}
     return write(folder, "methods.html", _page(rows, drawn, target, budget), drawn.values())
@@ -162,9 +162,9 @@ def _table(rows: Sequence[dict[str, Any]], target: float | None) -> Html:
     )
 
 
-def method_cell(key: str, row: Mapping[str, Any]) -> str:
+def method_cell(key: str, row: Mapping[str, Any], *, ranges: bool = True) -> str:
     """One cell of a table of methods: the median, and the range where there are several seeds."""
-    value, spread = row.get(key), row.get(f"{key}_range")
+    value, spread = row.get(key), row.get(f"{key}_range") if ranges else None
     if value is None:
         if not key.startswith("target_"):
             return "–"
