@@ -248,6 +248,7 @@ def plot(bench: Bench, rates: Mapping[tuple[str, str], float]) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import NullFormatter
 
     figure, panels = pyplot.subplots(1, len(NETWORKS), figsize=(12, 3.8), sharey=True)
     for panel, network in zip(panels, NETWORKS, strict=True):
@@ -257,7 +258,9 @@ def plot(bench: Bench, rates: Mapping[tuple[str, str], float]) -> None:
                 label = None if at else method
                 panel.plot(run["seconds"][network], run["accuracy"], color=colour, alpha=0.6, linewidth=1, label=label)
         panel.axhline(TARGET, color="grey", linewidth=0.8, linestyle="--")
-        panel.set(title=network, xlabel="virtual seconds", ylim=(0.85, 0.985), xscale="log")
+        panel.set(title=network, xlabel="virtual seconds", ylim=(0.91, 0.985), xscale="log")
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.xaxis.set_minor_formatter(NullFormatter())  # of less than a decade they would lie on each other
     panels[0].set_ylabel("test accuracy")
     panels[0].legend(loc="lower right")
     figure.tight_layout()
