@@ -306,7 +306,7 @@ def test_on_a_network_whose_times_are_measured_nothing_can_be_lent() -> None:
     "options", [{"phases": [Phase(rounds=1), Phase()]}, {"server_optimizer": ServerOptimizer(optimizer="momentum")}]
 )
 def test_what_is_about_rounds_is_refused_where_there_are_none(options: dict[str, Any]) -> None:
-    with pytest.raises(RuleError, match=r"there are no rounds that phases, privacy or a server optimiser could be"):
+    with pytest.raises(RuleError, match=r"there are no rounds that phases, a merge or a server optimiser could be"):
         tiny.strategy(tiny.Tiny(), LEASE, **options)
     with pytest.raises(RuleError, match="but the rule is 'lease' and phases was asked for"):
         tiny.strategy(tiny.Tiny(), rules.Full(), phases=[Phase(rounds=1, rule=LEASE), Phase()])
