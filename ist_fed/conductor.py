@@ -187,7 +187,7 @@ class Conductor:
 
     def _told(self, report: RoundReport) -> RoundReport:
         told = self._on_round(report) if self._on_round is not None else None
-        known = {"train_loss": report.loss, "coverage": report.coverage, **(told or {})}
+        known = {"train_loss": report.loss, "coverage": report.coverage, **(told if isinstance(told, Mapping) else {})}
         self.course.after(report.round, self._rounds, known)
         return report
 

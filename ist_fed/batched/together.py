@@ -191,7 +191,7 @@ def _gather(state: dict[str, Tensor], layers: dict[str, Layer], losses: Tensor, 
     share = (weights / weights.sum(1, keepdim=True).clamp(min=1e-300)).flatten()
     means = {name: _mean(array, share, cohorts) for name, array in arrays.items()}
     means |= {f"{name}.weight": layer.mean(share) for name, layer in layers.items()}
-    if not all(bool(means[f"{name}.weight"].isfinite().all()) for name in layers):
+    if not all(bool(means[f"{name}.weight"].sum().isfinite()) for name in layers):
         raise NotTogether("weights do not stay finite, and only one by one can say whose")
     return Trained(
         means=[{name: mean[cohort] for name, mean in means.items()} for cohort in range(cohorts)],
