@@ -31,6 +31,30 @@ def write_atomically(path: Path, data: bytes | bytearray | Iterable[bytes | memo
         raise unwritable(path, error) from error
 
 
+def append_durably(file: int, path: Path, at: int, line: bytes) -> None:
+    """Write a line to an open file, and wait until it is on the disk, even if the file is new.
+
+    Args:
+        file: descriptor, open for writing.
+        path: of the file.
+        at: where the last whole line ends; what a crash left behind it is cut off.
+        line: with its line break.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    os.ftruncate(file, at)
+    os.lseek(file, at, os.SEEK_SET)
+    while line:
+        line = line[os.write(file, line) :]
+    os.fsync(file)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # else a new file might be gone after a power cut
+    finally:
+        os.close(folder)
+
+
 def unwritable(path: Path, error: OSError) -> RunError:
     """What to say of a file that cannot be written."""
     return RunError(f"'{path}' cannot be written: {error.strerror}; make room, or give the right to write there")

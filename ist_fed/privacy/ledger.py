@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ist_fed.errors import PrivacyError, RunError
-from ist_fed.files import unwritable
+from ist_fed.files import append_durably, unwritable
 from ist_fed.privacy.accounting import Step, epsilon_of
 
 LEDGER = "privacy.jsonl"
@@ -138,16 +138,7 @@ class _File:
     def append(self, file: int, line: bytes) -> None:
         """Add a line after the last whole one, and wait until it is on the disk."""
         try:
-            os.ftruncate(file, self._read)
-            os.lseek(file, self._read, os.SEEK_SET)
-            while line:
-                line = line[os.write(file, line) :]
-            os.fsync(file)
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)  # else a new file might be gone after a power cut
-            finally:
-                os.close(folder)
+            append_durably(file, self.path, self._read, line)
         except OSError as error:
             raise unwritable(self.path, error) from error
 

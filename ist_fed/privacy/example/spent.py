@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ist_fed.errors import RunError
-from ist_fed.files import unwritable
+from ist_fed.files import append_durably, unwritable
 
 
 class Steps(NamedTuple):
@@ -73,18 +73,9 @@ class Spent:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 whole = b"".join(iter(lambda: os.read(file, 1 << 16), b"")).rfind(b"\n") + 1
-                os.ftruncate(file, whole)  # of what a crash cut short
-                os.lseek(file, whole, os.SEEK_SET)
-                while line:
-                    line = line[os.write(file, line) :]
-                os.fsync(file)
+                append_durably(file, self.path, whole, line)
             finally:
                 os.close(file)
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)  # else a new file might be gone after a power cut
-            finally:
-                os.close(folder)
         except OSError as error:
             raise unwritable(self.path, error) from error
 
