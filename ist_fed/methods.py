@@ -44,7 +44,7 @@ def _ddp(scenario: Scenario) -> Scenario:
     steps, record = scenario.local_steps, scenario.record
     seldom = {key: getattr(record, key) * steps for key in ("evaluate_every", "checkpoint_every")}
     record = replace(record, **seldom)
-    return replace(_local(scenario), local_steps=1, rounds=scenario.rounds * steps, record=record)
+    return replace(_local(scenario), local_steps=1, record=record)
 
 
 METHODS: dict[str, Callable[[Scenario], Scenario]] = {
@@ -82,14 +82,26 @@ def method(name: str, scenario: Scenario, budget: Budget) -> Scenario:
             f"there is no method '{name}'{nearest(name, list(METHODS))}; known are {', '.join(METHODS)}"
         )
     made = replace(METHODS[name](scenario), name=name)
-    if budget == "steps":
+    if name == "ist":
         return made
-    spent, price = (a_round(each)[budget] for each in (scenario, made))
-    return replace(made, rounds=max(1, ceil(scenario.rounds * spent / price)))
+    return replace(made, rounds=max(1, ceil(in_all(scenario)[budget] / a_round(made)[budget])))
+
+
+def in_all(scenario: Scenario) -> dict[str, float]:
+    """What a whole run costs a client, as `a_round` says it; phases with `until` count as long as they may last."""
+    given = [phase.rounds for phase in scenario.phases] or [0]
+    left = scenario.rounds - sum(given)
+    given[given.index(0) if 0 in given else -1] += left  # one may take what the others leave; else the last lasts on
+    each = (
+        [a_round(scenario.during(number)) for number in range(1, len(given) + 1)]
+        if scenario.phases
+        else [a_round(scenario)]
+    )
+    return {key: sum(rounds * cost[key] for rounds, cost in zip(given, each, strict=True)) for key in each[0]}
 
 
 def a_round(scenario: Scenario) -> dict[str, float]:
-    """What one round costs a client, on average over the first round's plan: `bytes` and `arithmetic` (FLOPs)."""
+    """What one round costs a client, on average over the first round's plan: `steps`, `bytes`, `arithmetic` (FLOPs)."""
     task = load_task(scenario.task, scenario.options)
     plan = first_plan(scenario)
     total = {"bytes": 0.0, "arithmetic": 0.0}
@@ -98,7 +110,7 @@ def a_round(scenario: Scenario) -> dict[str, float]:
         narrow = cost(task, sizes, scenario.training)
         total["bytes"] += 2 * narrow.bytes * len(cohort)
         total["arithmetic"] += narrow.flops * scenario.local_steps * len(cohort)
-    return {key: value / len(plan) for key, value in total.items()}
+    return {"steps": scenario.local_steps, **{key: value / len(plan) for key, value in total.items()}}
 
 
 def first_plan(scenario: Scenario) -> Plan:

@@ -7,8 +7,9 @@ import pytest
 
 from ist_fed.engines import ENGINES
 from ist_fed.errors import RuleError, ScenarioError
-from ist_fed.methods import METHODS, a_round, first_plan, method
+from ist_fed.methods import METHODS, a_round, first_plan, in_all, method
 from ist_fed.network import Network, Tier
+from ist_fed.phases import Stretch
 from ist_fed.rules import Full
 from ist_fed.run import Run
 from ist_fed.scenario import parse_scenario
@@ -42,6 +43,16 @@ def test_equal_bytes_and_arithmetic_are_equal_but_for_a_round(name: str, budget:
     made = method(name, long, budget)  # type: ignore[arg-type]
     spent, price = long.rounds * a_round(long)[budget], a_round(made)[budget]
     assert 0 <= made.rounds * price - spent < price
+
+
+def test_phases_count_as_they_are() -> None:
+    full = {"name": "full"}
+    phased = replace(SCENARIO, phases=(Stretch(), Stretch(rounds=1, rule=full, local_steps=15)))
+    dense = replace(SCENARIO, rule=full, local_steps=15)
+    ends = {key: 3 * a_round(SCENARIO)[key] + a_round(dense)[key] for key in ("steps", "bytes", "arithmetic")}
+    assert in_all(phased) == pytest.approx(ends)
+    assert method("fedavg", phased, "steps").rounds == 6
+    assert method("ist", phased, "bytes").phases == phased.phases
 
 
 def test_the_scenario_as_it_stands_is_ist() -> None:

@@ -13,14 +13,11 @@ from rich.table import Table
 from ist_fed.cli.arguments import Format, OutputFormat, Settings, find_scenario
 from ist_fed.cli.methods import compare_methods
 from ist_fed.cli.simulate import train_or_go_on
-from ist_fed.cost import cost
 from ist_fed.errors import ScenarioError
-from ist_fed.methods import METHODS
+from ist_fed.methods import METHODS, a_round
 from ist_fed.report import comparison_rows, write_comparison
-from ist_fed.rules import plan_round
 from ist_fed.run import Run
 from ist_fed.scenario import Scenario
-from ist_fed.tasks import load_task
 
 
 class BudgetName(StrEnum):
@@ -120,24 +117,12 @@ def _check_comparable(scenarios: list[Scenario]) -> None:
 def _arithmetic(run: Run, row: dict[str, Any]) -> dict[str, Any]:
     """Floating-point operations of one client, on average: in all, and until the target."""
     phases, reached = [(line["round"], line.get("phase", 0)) for line in run.metrics()], row["target_round"]
-    a_round = {phase: _flops(run.scenario.during(phase)) for _, phase in phases}
+    a_round = {phase: a_round(run.scenario.during(phase))["arithmetic"] for _, phase in phases}
     until = None if reached is None else sum(a_round[phase] for round, phase in phases if round <= reached)
     return {
         "gflops_per_client": sum(a_round[phase] for _, phase in phases) / 1e9,
         "target_gflops_per_client": None if until is None else until / 1e9,
     }
-
-
-def _flops(scenario: Scenario) -> float:
-    """Floating-point operations of the mean client in a round."""
-    task = load_task(scenario.task, scenario.options)
-    nodes = scenario.nodes()
-    plan = plan_round(scenario.make_rule(), 1, nodes, scenario.sizes, scenario.seed)
-    total = sum(
-        cost(task, {axis: len(held) for axis, held in units.items()}, scenario.training).flops * len(cohort)
-        for units, cohort in zip(plan.subnets, plan.cohorts, strict=True)
-    )
-    return total / len(plan) * scenario.local_steps
 
 
 def _show(rows: list[dict[str, Any]], target: float | None) -> None:

@@ -12,7 +12,7 @@ from rich.table import Table
 from ist_fed.cli.arguments import Format
 from ist_fed.cli.simulate import train_or_go_on
 from ist_fed.errors import IstFedError, ScenarioError
-from ist_fed.methods import Budget, a_round, method
+from ist_fed.methods import Budget, in_all, method
 from ist_fed.report import method_cell, method_rows, write_methods
 from ist_fed.run import Run
 from ist_fed.scenario import Scenario
@@ -41,7 +41,7 @@ def compare_methods(
     for name, made in wanted.items():
         rate = _best_rate(made, list(rates) or [scenario.training.lr * by for by in _BY], folder / "tuning")
         best = replace(made, training=replace(made.training, lr=rate))
-        about[name] = {"lr": rate, "gflops_per_client": a_round(best)["arithmetic"] * best.rounds / 1e9}
+        about[name] = {"lr": rate, "gflops_per_client": in_all(best)["arithmetic"] / 1e9}
         runs[name] = [
             train_or_go_on(replace(best, seed=scenario.seed + number), folder / f"{name}-{scenario.seed + number}")
             for number in range(seeds)
