@@ -117,10 +117,10 @@ def _check_comparable(scenarios: list[Scenario]) -> None:
 def _arithmetic(run: Run, row: dict[str, Any]) -> dict[str, Any]:
     """Floating-point operations of one client, on average: in all, and until the target."""
     phases, reached = [(line["round"], line.get("phase", 0)) for line in run.metrics()], row["target_round"]
-    a_round = {phase: a_round(run.scenario.during(phase))["arithmetic"] for _, phase in phases}
-    until = None if reached is None else sum(a_round[phase] for round, phase in phases if round <= reached)
+    of_phase = {phase: a_round(run.scenario.during(phase))["arithmetic"] for _, phase in phases}
+    until = None if reached is None else sum(of_phase[phase] for round, phase in phases if round <= reached)
     return {
-        "gflops_per_client": sum(a_round[phase] for _, phase in phases) / 1e9,
+        "gflops_per_client": sum(of_phase[phase] for _, phase in phases) / 1e9,
         "target_gflops_per_client": None if until is None else until / 1e9,
     }
 
