@@ -22,7 +22,7 @@ from ist_fed.privacy import LEDGER, Central, Ledger, mechanism
 from ist_fed.privacy.example import check_network
 from ist_fed.robust import Keeper
 from ist_fed.round import RoundReport
-from ist_fed.rules import Plan, Rule, plan_round
+from ist_fed.rules import Plan, plan_round
 from ist_fed.run import Run
 from ist_fed.scenario import Scenario
 from ist_fed.sealed import check_cohorts
@@ -180,8 +180,7 @@ def check_model(scenario: Scenario, task: Task, strategy: IndependentSubnetTrain
             raise ScenarioError(
                 f"a phase lasts until a metric is reached, but '{metric}' is none{nearest(metric, known)}"
             )
-        _plan(scenario, phase.rule or scenario.make_rule())
-    plan = _plan(scenario, scenario.make_rule())
+    plan, *_ = first_plans(scenario)
     sizes = {axis: min(_CHECKED_UNITS, len(units)) for axis, units in plan.subnets[0].items()}
     data = task.test_data()
     few = torch.arange(min(8, length(data))).numpy()
@@ -194,13 +193,19 @@ def check_model(scenario: Scenario, task: Task, strategy: IndependentSubnetTrain
     check_symmetry(task.build, sizes, strategy.axes, function)
 
 
-def _plan(scenario: Scenario, rule: Rule) -> Plan:
-    """The plan of a first round with everyone, if there can be one."""
-    nodes = scenario.nodes()
-    plan = plan_round(rule, 1, nodes, scenario.sizes, scenario.seed)
+def first_plans(scenario: Scenario) -> list[Plan]:
+    """The plan of a first round with everyone, if there can be one: by the scenario's rule, and by its phases'.
+
+    Raises:
+        RuleError: a rule cannot deal these sizes out to these clients.
+        ScenarioError: cohorts are too small for secure rounds.
+    """
+    rules = [scenario.make_rule(), *(phase.rule for phase in scenario.make_phases() if phase.rule)]
+    plans = [plan_round(rule, 1, scenario.nodes(), scenario.sizes, scenario.seed) for rule in rules]
     if scenario.is_secure:
-        check_cohorts(plan, scenario.secure)
-    return plan
+        for plan in plans:
+            check_cohorts(plan, scenario.secure)
+    return plans
 
 
 class _Recorder:

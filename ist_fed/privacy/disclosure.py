@@ -32,14 +32,14 @@ class Disclosure:
         facts: in the order in which they are read.
         epsilons: ε after all rounds, by how it was found.
         curve: round → ε.
-        needed: target of ε → noise multiplier with and without what amplifies.
+        needed: target of ε → the noise that it takes, by what is supposed.
         not_covered: in plain words.
     """
 
     facts: Mapping[str, Any]
     epsilons: Mapping[str, float]
     curve: Mapping[int, float]
-    needed: Mapping[float, tuple[float, float]]
+    needed: Mapping[float, Mapping[str, float]]
     not_covered: Sequence[str] = NOT_COVERED
 
 
@@ -61,16 +61,24 @@ def disclose(made: Mechanism, rule: Rule, *, rounds: int, losses: bool = False) 
     if losses:
         epsilons["pld"] = epsilon(Repeated(rounds, event), delta, "pld")
     epsilons["rdp, who knows the draws (d = 1, q = 1)"] = epsilon_of(_times(_known(event), rounds), delta).epsilon
-    at = sorted({round for power in range(6) for round in (10**power, 2 * 10**power, 5 * 10**power)} | {rounds})
     return Disclosure(
         facts=_facts(made, rule, rounds),
         epsilons=epsilons,
-        curve={round: epsilon_of(_times(steps, round), delta).epsilon for round in at if round <= rounds},
+        curve={round: epsilon_of(_times(steps, round), delta).epsilon for round in rounds_shown(rounds)},
         needed={
-            target: (_needed(made, rule, rounds, target), _needed(made, Full(), rounds, target, sampling=1.0))
+            target: {
+                "z as drawn": _needed(made, rule, rounds, target),
+                "z if the draws were known": _needed(made, Full(), rounds, target, sampling=1.0),
+            }
             for target in sorted({*TARGETS, settings.epsilon})
         },
     )
+
+
+def rounds_shown(rounds: int) -> list[int]:
+    """The rounds after which ε is told: 1, 2, 5, 10, … and the last."""
+    known = {step * 10**power for power in range(len(str(rounds))) for step in (1, 2, 5)}
+    return sorted({round for round in known if round < rounds} | {rounds})
 
 
 def _facts(made: Mechanism, rule: Rule, rounds: int) -> dict[str, Any]:

@@ -5,6 +5,9 @@ from math import inf
 
 from ist_fed.privacy.secure.limits import FLOOR, MIN_COHORT
 
+LEAST_NOISE, MOST_NOISE = 1e-3, 100.0
+"""Of what noise can be, in clip norms."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Secure:
@@ -32,8 +35,10 @@ class Secure:
         for key in ("clip", "patience"):
             if not 0 < getattr(self, key) < inf:
                 raise ValueError(f"{key} must be positive, but is {getattr(self, key)}")
-        if self.noise and not 1e-3 <= self.noise <= 100:
-            raise ValueError(f"noise is 0 for none, or from 0.001 to 100 clip norms, but is {self.noise}")
+        if self.noise and not LEAST_NOISE <= self.noise <= MOST_NOISE:
+            raise ValueError(
+                f"noise is 0 for none, or from {LEAST_NOISE:g} to {MOST_NOISE:g} clip norms, but is {self.noise}"
+            )
         if not 0 < self.delta < 1:
             raise ValueError(f"delta must be between 0 and 1, but is {self.delta}")
         if self.min_cohort < FLOOR:
