@@ -41,7 +41,7 @@ def _made(scenario: str, overrides: str, node_config: tuple[tuple[str, object], 
     described = from_run_config({"scenario": scenario, "set": overrides}, Path(__file__).parent.parent)
     node = dict(node_config)
     task = task_of(described, node)
-    machine = machine_of(node, described.device)
+    machine = machine_of(node, described.device, described.precision)
     number = int(str(node["partition-id"]))
     data, member, guard = data_of(task, node), member_of(node), guard_of(described, node, number)
     return Worker(task, data, client=number, member=member, guard=guard, **vars(machine))

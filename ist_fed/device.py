@@ -4,7 +4,7 @@ import ctypes
 import os
 import re
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -34,6 +34,25 @@ def pick_device(name: str) -> torch.device:
             f"say 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'"
         ) from error
     return device
+
+
+@contextmanager
+def tf32_products(device: torch.device) -> Iterator[None]:
+    """Let matrix products round what they multiply to 10 bits, while inside.
+
+    Raises:
+        TrainingError: it is no GPU that does.
+    """
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+        raise TrainingError(
+            f"precision 'tf32' is for NVIDIA GPUs from Ampere on, but the device is '{device}'; use 'bf16' or 'float32'"
+        )
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def shares_memory(device: torch.device) -> bool:

@@ -23,7 +23,7 @@ from ist_fed.roster import Weighting
 from ist_fed.rules import RULES, Node, Rule
 from ist_fed.server_optimizer import ServerOptimizer
 from ist_fed.tables import from_table, override
-from ist_fed.train import Training
+from ist_fed.train import Precision, Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +108,8 @@ class Scenario:
         example_privacy: of a client's single examples, by noise in its own steps; beside `privacy` or without.
         robust: what is done against clients that may send anything.
         device: where a simulated client trains and the server evaluates: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        precision: of what a simulated client computes: `float32`; `tf32`, which NVIDIA GPUs multiply faster; `bf16` or
+            `fp16`, mixed, with weights in float32. Clients in other places choose for themselves (`--amp`).
         server: what the server does with a round's change of the network.
         phases: stretches of rounds that differ from the above, such as dense final rounds.
     """
@@ -130,6 +132,7 @@ class Scenario:
     example_privacy: ExamplePrivacy = field(default_factory=ExamplePrivacy)
     robust: Robust = field(default_factory=Robust)
     device: str = "auto"
+    precision: Precision = "float32"
     server: ServerOptimizer = field(default_factory=ServerOptimizer)
     phases: tuple[Stretch, ...] = ()
 
@@ -176,6 +179,8 @@ class Scenario:
         check_trust(self.robust, self.privacy.mode)
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             raise ValueError(f"device must be auto, cpu, cuda, cuda:1 and so on, or mps, but is {self.device!r}")
+        if self.example_privacy.on and self.precision != "float32":
+            raise ValueError(f"steps on private examples are in float32, but precision is '{self.precision}'")
 
     @property
     def is_secure(self) -> bool:

@@ -31,6 +31,9 @@ Rescale = Literal["none", "sqrt", "full", "auto"]
 Amp = Literal["bf16", "fp16"]
 """Mixed precision: the type in which the forward pass computes what gains by it. Weights stay float32."""
 
+Precision = Literal["float32", "tf32", "bf16", "fp16"]
+"""How simulated clients compute: `tf32` rounds what is multiplied, on GPUs that know it; the last two are mixed."""
+
 AMP: dict[Amp, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -91,6 +94,11 @@ class Training:
         """Torch's names of what the optimiser keeps and what travels; empty if nothing does."""
         keeps_none = self.optimizer == "sgd" and not self.momentum
         return () if self.state == "fresh" or keeps_none else SLOTS[self.optimizer]
+
+
+def amp_of(precision: Precision) -> Amp | None:
+    """Its mixed precision, if it is one."""
+    return precision if precision in AMP else None
 
 
 def learning_rate(training: Training, round: int, rounds: int) -> float:

@@ -47,8 +47,9 @@ class OfAll(nn.Module):
         if not outputs.requires_grad:
             outputs.requires_grad_()
         grads: list[Tensor] = []
-        outputs.register_hook(grads.append)  # type: ignore[no-untyped-call]
-        self.last.append((inputs, grads))
+        dtype = self._start.dtype  # in mixed precision gradients come in another, but are added up in this one
+        outputs.register_hook(lambda grad: grads.append(grad.to(dtype)))  # type: ignore[no-untyped-call]
+        self.last.append((inputs.to(dtype), grads))
 
 
 class Factored(OfAll):
@@ -105,7 +106,7 @@ class Factored(OfAll):
 
     def _moves(self, rows: Tensor) -> Tensor:
         """How far each row of the inputs seen has moved the weights."""
-        moves = torch.tensor(self._history.moves, dtype=rows.dtype, device=rows.device)
+        moves = torch.tensor(self._history.moves, dtype=self._start.dtype, device=rows.device)
         return moves.repeat_interleave(rows.shape[1])
 
 

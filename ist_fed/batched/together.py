@@ -1,6 +1,7 @@
 """Local steps of many clients at once: the same as one by one, but for the order in which sums are taken."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +16,7 @@ from ist_fed.batched.indata import Examples, InData
 from ist_fed.optimizer_state import load_state, read_state, split_state
 from ist_fed.rescale import scale_inputs
 from ist_fed.tasks.task import Batch, Task
-from ist_fed.train import OPTIMIZERS, Training, optimizer_options, unsound
+from ist_fed.train import AMP, OPTIMIZERS, Amp, Training, optimizer_options, unsound
 
 Layer = Factored | InData
 
@@ -52,6 +53,7 @@ def train_together(
     factored: Collection[str] = (),
     in_data: tuple[str, Examples] | None = None,
     scales: Mapping[str, float] | None = None,
+    amp: Amp | None = None,
 ) -> Trained:
     """Take the local steps of several cohorts of equally many clients, all of one size of subnet.
 
@@ -68,10 +70,13 @@ def train_together(
         in_data: name of the one that is written in terms of the examples, and these; `batches` then need not give the
             inputs' numbers.
         scales: layer → what its inputs are multiplied by.
+        amp: mixed precision; not `fp16`, in which each client's loss is scaled by its own factor.
 
     Raises:
         NotTogether: it cannot be done so, or fails for some client; nothing has been changed but `model`.
     """
+    if amp == "fp16":
+        raise NotTogether("in fp16 each client's loss is scaled by a factor of its own")
     each = weights.shape[1]
     stacked = {name: torch.stack([start[name] for start in starts]) for name in starts[0]}
     starting, kept = split_state(stacked, training.carried)
@@ -96,9 +101,10 @@ def train_together(
     if optimizer is not None:
         load_state(optimizer, named, kept)
     call = torch.vmap(partial(functional_call, whole))
+    autocast = torch.autocast(weights.device.type, AMP[amp]) if amp else nullcontext()
     losses = []
     for step in range(steps):
-        losses.append(_differentiate(call, state, batches(step), layers.values()))
+        losses.append(_differentiate(call, state, batches(step), layers.values(), autocast))
         if training.clip_norm:
             _clip(list(weighed.values()), list(layers.values()), training.clip_norm)
         if optimizer is not None:
@@ -145,11 +151,15 @@ def _replace(
 
 
 def _differentiate(
-    call: Callable[..., Tensor], state: dict[str, Tensor], batch: Batch, layers: Collection[Layer]
+    call: Callable[..., Tensor],
+    state: dict[str, Tensor],
+    batch: Batch,
+    layers: Collection[Layer],
+    autocast: AbstractContextManager[None],
 ) -> Tensor:
     """The losses of all clients, and their gradients."""
     try:
-        with sdpa_kernel(SDPBackend.MATH):  # the others would be called for one client after another
+        with autocast, sdpa_kernel(SDPBackend.MATH):  # the others would be called for one client after another
             losses = call(state, batch)
         losses.sum().backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # of `vmap`, or of the task's own code for some client

@@ -4,6 +4,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -14,7 +15,7 @@ from ist_fed import wire
 from ist_fed.arrays import Arrays, arrays_of
 from ist_fed.batched import Choice, Job, NotTogether, Pool, Way, choose, train_together
 from ist_fed.cohort import Assignment, Outcome
-from ist_fed.device import pick_device
+from ist_fed.device import pick_device, tf32_products
 from ist_fed.engines.inprocess import InProcessGrid
 from ist_fed.federation import Line, federate
 from ist_fed.flat import joined
@@ -23,13 +24,15 @@ from ist_fed.privacy.secure import Member
 from ist_fed.run import Run
 from ist_fed.seeds import seeded
 from ist_fed.tasks import Task, load_task
+from ist_fed.train import Amp, amp_of
 from ist_fed.worker import Worker, opened, reason_of
 
 logger = logging.getLogger("ist_fed.engine")
 
-MEMORY = 1 << 28
-"""Bytes that clients trained at once may take, unless told otherwise: more is not faster on a processor. It does not
-follow what is free, for which clients are together shows in the last bits of their mean."""
+MEMORY, GPU_MEMORY = 1 << 28, 1 << 32
+"""Bytes that clients trained at once may take, unless told otherwise: more is not faster on a processor, and on a GPU it
+takes many to keep it busy. It does not follow what is free, for which clients are together shows in the last bits of
+their mean."""
 
 _FULL = 0.75  # of the largest cohort's clients, that a smaller one has if both are trained at once
 
@@ -46,7 +49,8 @@ class LocalGrid(InProcessGrid):
         task: what they train.
         device: where.
         only: the one way to train that is allowed; by default the cheapest.
-        memory: bytes that clients trained at once may take.
+        memory: bytes that clients trained at once may take; by default what suits the device.
+        amp: mixed precision of clients trained at once; `worker` gives it to those that train alone.
     """
 
     def __init__(
@@ -57,10 +61,12 @@ class LocalGrid(InProcessGrid):
         device: torch.device,
         *,
         only: Way | None = None,
-        memory: int = MEMORY,
+        memory: int | None = None,
+        amp: Amp | None = None,
     ) -> None:
         super().__init__(clients, worker)
-        self.device, self._task, self._only, self._memory = device, task, only, memory
+        self.device, self._task, self._only, self._amp = device, task, only, amp
+        self._memory = memory or (GPU_MEMORY if device.type == "cuda" else MEMORY)
         self._pool = Pool(device)
         self._choices: dict[Job, Choice] = {}
         self._told: set[Job] = set()
@@ -164,6 +170,7 @@ class LocalGrid(InProcessGrid):
             factored=choice.factored,
             in_data=(choice.in_data, self._pool.in_data(nodes, orders)) if choice.in_data else None,
             scales=asked.scales,
+            amp=self._amp,
         )
         losses = trained.losses.double().mean(0).cpu().numpy().reshape(len(chunk), -1)
         seconds = (time.perf_counter() - began) / len(chunk)
@@ -245,28 +252,36 @@ def simulate(
     resume: bool = False,
     on_line: Callable[[Line], None] = lambda line: None,
     only: Way | None = None,
-    memory: int = MEMORY,
+    memory: int | None = None,
 ) -> None:
     """Run a scenario with every client in this process; see `federation.federate`."""
     scenario = run.scenario
     task, device = load_task(scenario.task, scenario.options), pick_device(scenario.device)
 
+    amp = amp_of(scenario.precision)
     signer = signers_of_one_run() if scenario.is_secure else None
 
     def worker(client: int) -> Worker:
         member = signer and Member(signer(f"client{client}"), min_cohort=scenario.secure.min_cohort)
         guard = scenario.guard(client, run.folder / "example-privacy" / f"client-{client}.jsonl")
         data = task.client_data(client, scenario.clients)
-        return Worker(task, data, client=client, device=device, member=member, guard=guard)
+        return Worker(task, data, client=client, device=device, amp=amp, member=member, guard=guard)
 
     if scenario.example_privacy.on:
         logger.info("clients train one by one, for each clips the gradients of its own examples")
         only = "one by one"
     first = worker(0)  # here, so that data which cannot be had are one error, and not every client's
     grid = LocalGrid(
-        scenario.clients, lambda client: worker(client) if client else first, task, device, only=only, memory=memory
+        scenario.clients,
+        lambda client: worker(client) if client else first,
+        task,
+        device,
+        only=only,
+        memory=memory,
+        amp=amp,
     )
-    federate(grid, run, resume=resume, on_line=on_line)
+    with tf32_products(device) if scenario.precision == "tf32" else nullcontext():
+        federate(grid, run, resume=resume, on_line=on_line)
 
 
 one_by_one = partial(simulate, only="one by one")

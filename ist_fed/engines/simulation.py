@@ -24,8 +24,8 @@ def simulate(run: Run, *, resume: bool = False, on_line: Callable[[dict[str, Any
         on_line: called with each round's line of metrics.
 
     Raises:
-        EngineError: Ray is not installed, rounds are secure, examples are private, or a process failed; the message
-            shows the end of its log.
+        EngineError: Ray is not installed, rounds are secure, examples are private, precision is `tf32`, or a process
+            failed; the message shows the end of its log.
         Interrupted: Ctrl-C.
     """
     if run.scenario.is_secure:
@@ -40,6 +40,8 @@ def simulate(run: Run, *, resume: bool = False, on_line: Callable[[dict[str, Any
             "privacy of single examples is counted on each client's disk, which nodes of Flower's simulation have not; "
             "use --engine inprocess, or deploy"
         )
+    if run.scenario.precision == "tf32":
+        raise EngineError("precision 'tf32' is for clients in this process; use --engine auto, or 'bf16'")
     home = run.folder.absolute() / "flower"
     shutil.rmtree(home, ignore_errors=True)  # what an earlier, interrupted run left
     home.mkdir()

@@ -12,11 +12,13 @@ CPU = torch.device("cpu")
 
 
 def test_a_simulated_node_says_nothing_and_trains_as_the_scenario_says() -> None:
-    assert machine_of({"partition-id": 0, "num-partitions": 2}, "cpu") == Machine(CPU, None, 0)
+    config = {"partition-id": 0, "num-partitions": 2}
+    assert machine_of(config, "cpu") == Machine(CPU, None, 0)
+    assert machine_of(config, "cpu", "bf16") == Machine(CPU, "bf16", 0)
 
 
 def test_a_real_one_that_says_nothing_else_takes_what_is_free() -> None:
-    assert machine_of({"device": "cpu"}, "cuda:7") == Machine(CPU, None, None)
+    assert machine_of({"device": "cpu"}, "cuda:7", "bf16") == Machine(CPU, None, None)
 
 
 @pytest.mark.parametrize(("memory", "amount"), [("2GiB", 2 << 30), ("1500000", 1_500_000), (1_500_000, 1_500_000)])
