@@ -30,9 +30,9 @@ from ist_fed.worker import Worker, opened, reason_of
 logger = logging.getLogger("ist_fed.engine")
 
 MEMORY, GPU_MEMORY = 1 << 28, 1 << 32
-"""Bytes that clients trained at once may take, unless told otherwise: more is not faster on a processor, and on a GPU it
-takes many to keep it busy. It does not follow what is free, for which clients are together shows in the last bits of
-their mean."""
+"""Bytes that clients trained at once may take, unless told otherwise: more is not faster on a processor, and it takes
+many to keep a GPU busy. It does not follow what is free, for which clients are together shows in the last bits of their
+mean."""
 
 _FULL = 0.75  # of the largest cohort's clients, that a smaller one has if both are trained at once
 
