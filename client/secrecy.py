@@ -4,16 +4,23 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ist_fed.pki.signing import open_signer
-from ist_fed.privacy.secure import Member
+from ist_fed.privacy.secure import Budget, Member
 from ist_fed.privacy.secure.limits import MIN_COHORT
 
 
 def member_of(node: Mapping[str, object]) -> Member | None:
     """The member whose certificate is at `signer`, which insists on a `min-cohort`; None if there is none.
 
+    It counts what it gives away in its `folder`, and gives no more away than `secure-epsilon` at `secure-delta`.
+
     Raises:
         PkiError: the certificate cannot be used.
     """
     if "signer" not in node:
         return None
-    return Member(open_signer(Path(str(node["signer"]))), min_cohort=int(str(node.get("min-cohort", MIN_COHORT))))
+    signer, budget = open_signer(Path(str(node["signer"]))), None
+    if "folder" in node:
+        path = Path(str(node["folder"])) / f"secure-privacy-{signer.name}.jsonl"
+        allowed, delta = float(str(node.get("secure-epsilon", "inf"))), float(str(node.get("secure-delta", 1e-5)))
+        budget = Budget(path, allowed=allowed, delta=delta)
+    return Member(signer, min_cohort=int(str(node.get("min-cohort", MIN_COHORT))), budget=budget)

@@ -21,7 +21,7 @@ from ist_fed.errors import RoundError, ScenarioError, SecureError, WireError
 from ist_fed.exchange import exchange
 from ist_fed.privacy.secure import Aggregator, Grid, Secure, fit_grid
 from ist_fed.privacy.secure import messages as say
-from ist_fed.privacy.secure.accounting import epsilon
+from ist_fed.privacy.secure.accounting import epsilon, release
 from ist_fed.privacy.secure.codec import Packed
 from ist_fed.privacy.secure.limits import threshold_of
 from ist_fed.rules import Plan
@@ -78,7 +78,7 @@ class SealedRounds:
 
     def _say_cost(self, cohorts: Sequence["_Cohort"]) -> None:
         round, delta = cohorts[0].asked.round, self._settings.delta
-        worst = max(epsilon(each.grid, each.of.terms.threshold, round, delta) for each in cohorts)
+        worst = max(epsilon({release(each.grid, each.of.terms.threshold): round}, delta) for each in cohorts)
         logger.info(
             "round %d: noise %g: ε = %.4g at δ = %g after it, if no round was run twice",
             round,

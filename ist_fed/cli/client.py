@@ -63,6 +63,10 @@ def start(
     min_cohort: Annotated[
         int, typer.Option(help="Fewest clients among whom this one hides in secure rounds.")
     ] = MIN_COHORT,
+    secure_epsilon: Annotated[
+        float | None, typer.Option(help="In secure rounds, never give more away than this, at --secure-delta.")
+    ] = None,
+    secure_delta: Annotated[float, typer.Option(help="At which --secure-epsilon holds.")] = 1e-5,
     example_epsilon: Annotated[
         float | None, typer.Option(help="Train only where single examples are private, and never spend more on them.")
     ] = None,
@@ -77,7 +81,9 @@ def start(
     config = _config(opened, data, partition, allow_task or [])
     config |= {key: value for key, value in (("device", device), ("amp", amp), ("memory", memory)) if value}
     if signer is not None:
-        config |= _secret(signer, min_cohort, supernode)
+        config |= _secret(signer, min_cohort, supernode) | _allowed(secure_epsilon, secure_delta)
+    elif secure_epsilon is not None:
+        raise EngineError("--secure-epsilon is for secure rounds; say with --signer who this client is in them")
     folder = kit.parent if kit is not None else Path.cwd()
     config["folder"] = str(folder.absolute())
     if example_epsilon is not None:
@@ -143,6 +149,17 @@ def _secret(signer: Path, min_cohort: int, supernode: bool) -> Config:
         raise EngineError(f"a client hides among {FLOOR} at least, but --min-cohort is {min_cohort}")
     open_signer(signer)  # what is wrong with it is said now, and not in the first round
     return {"signer": str(signer.absolute()), "min-cohort": min_cohort}
+
+
+def _allowed(epsilon: float | None, delta: float) -> Config:
+    """What such a node may give away."""
+    if epsilon is None:
+        return {}
+    if not epsilon > 0 or not 0 < delta < 1:
+        raise EngineError(
+            f"--secure-epsilon is positive and --secure-delta between 0 and 1, but they are {epsilon:g} and {delta:g}"
+        )
+    return {"secure-epsilon": epsilon, "secure-delta": delta}
 
 
 def _supernode(kit: Kit | None, server: str | None, config: Config) -> int:

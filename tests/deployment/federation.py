@@ -49,9 +49,11 @@ class Local:
         self.processes.append(process)
         return process
 
-    def server(self, *settings: str, run: bool = True) -> "subprocess.Popen[bytes]":
-        scenario = [word for setting in (*SETTINGS, *settings) for word in ("--set", setting)]
-        job = ["digits", "--run", "--folder", str(self.run_folder), *scenario] if run else []
+    def server(self, *settings: str, run: bool = True, scenario: Path | None = None) -> "subprocess.Popen[bytes]":
+        """Start the server, with `digits` made small or with another scenario."""
+        changed = [word for setting in (*SETTINGS * (scenario is None), *settings) for word in ("--set", setting)]
+        what = str(scenario or "digits")
+        job = [what, "--run", "--folder", str(self.run_folder), *changed] if run else []
         where = ["--federation", str(self.home), "--listen", self.address]
         return self.start("server.log", "server", "start", "--once", *where, "--format", "json", *job)
 

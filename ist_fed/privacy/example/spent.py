@@ -1,17 +1,13 @@
 """What a client spent of its examples' privacy: a line on its own disk for every round, written before the round."""
 
-import fcntl
-import json
-import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ist_fed.errors import RunError
-from ist_fed.files import append_durably, unwritable
+from ist_fed.privacy.tally import Tally
 
 
 class Steps(NamedTuple):
@@ -23,35 +19,26 @@ class Steps(NamedTuple):
 
 
 class Spent:
-    """Counts steps of DP-SGD on one client's examples, whatever the run. The file is only ever added to.
-
-    A line is on the disk before the first of its steps is taken. So a client that dies in between has counted steps
-    that it may not have taken, and never the other way round.
+    """Counts steps of DP-SGD on one client's examples, whatever the run.
 
     Args:
-        path: of the file; its folder is made if there is none.
+        path: of the file.
         delta: at which epsilon is told.
     """
 
     def __init__(self, path: Path, delta: float) -> None:
-        self.path, self._delta = path.absolute(), delta
+        self._tally, self._delta = Tally(path, "the examples'"), delta
 
     def steps(self) -> list[Steps]:
-        """What was counted so far; a last line that is not whole was never followed by a step.
+        """What was counted so far.
 
         Raises:
             RunError: a line cannot be read.
         """
         try:
-            lines = self.path.read_bytes().split(b"\n")[:-1]
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise self._unknown(error.strerror or str(error)) from error
-        try:
-            return [_steps(line) for line in lines]
+            return [_steps(entry) for entry in self._tally.entries()]
         except (ValueError, TypeError, KeyError) as error:
-            raise self._unknown(f"a line of it cannot be read ({error})") from error
+            raise self._tally.unknown(f"a line of it cannot be read ({error})") from error
 
     def epsilon(self, *more: Steps) -> float:
         """Epsilon after all that was counted and, if they were taken, these steps; by Opacus' accountant.
@@ -66,28 +53,10 @@ class Spent:
         Raises:
             RunError: it cannot be written; no step must be taken.
         """
-        line = (json.dumps({"round": round, **steps._asdict()}) + "\n").encode()
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                whole = b"".join(iter(lambda: os.read(file, 1 << 16), b"")).rfind(b"\n") + 1
-                append_durably(file, self.path, whole, line)
-            finally:
-                os.close(file)
-        except OSError as error:
-            raise unwritable(self.path, error) from error
-
-    def _unknown(self, reason: str) -> RunError:
-        return RunError(
-            f"'{self.path}' says what was spent of the examples' privacy, but {reason}; while nobody knows that, no "
-            f"step is taken on them. Restore it from a backup"
-        )
+        self._tally.add({"round": round, **steps._asdict()})
 
 
-def _steps(line: bytes) -> Steps:
-    entry = json.loads(line)
+def _steps(entry: Mapping[str, Any]) -> Steps:
     steps = Steps(float(entry["noise_multiplier"]), float(entry["sample_rate"]), int(entry["steps"]))
     if not (steps.noise_multiplier >= 0 and 0 < steps.sample_rate <= 1 and steps.steps >= 0):
         raise ValueError(f"it says {steps}")

@@ -5,8 +5,9 @@ vote on who survived (their section 6.2), and masks bound to what is trained (ag
 """
 
 from ist_fed.privacy.secure.aggregator import Aggregator
+from ist_fed.privacy.secure.budget import Budget
 from ist_fed.privacy.secure.grid import Grid, fit_grid
 from ist_fed.privacy.secure.member import Member
 from ist_fed.privacy.secure.settings import Secure
 
-__all__ = ["Aggregator", "Grid", "Member", "Secure", "fit_grid"]
+__all__ = ["Aggregator", "Budget", "Grid", "Member", "Secure", "fit_grid"]

@@ -1,6 +1,8 @@
 """What a round of Skellam noise costs: Rényi divergences, summed over rounds, as (ε, δ)."""
 
+from collections.abc import Mapping
 from math import inf, log, sqrt
+from typing import NamedTuple
 
 from ist_fed.privacy.secure.grid import Grid
 
@@ -30,23 +32,37 @@ def skellam_rdp(order: int, *, variance: float, l2: float, l1: float) -> float:
     return float(order * l2**2 / (2 * variance) + beyond)
 
 
-def round_rdp(grid: Grid, threshold: int, order: int) -> float:
-    """The divergence of one round, when one member's update is replaced by zero.
-
-    The noise counted is that of `threshold` members, as many as must be there. Rounding is in it: the norm of what is
-    summed is at most that of the clip. Of whole numbers, the sum of absolute values is no larger than that of squares.
+class Release(NamedTuple):
+    """One round as it counts for a member.
 
     Args:
-        grid: of the round.
-        threshold: fewest members whose noise is in the sum.
-        order: of the divergence.
+        variance: of the noise in the sum, in squared steps of the grid: that of as many members as must be there.
+        l2: largest norm of an update, in steps. Rounding is in it.
+        length: numbers in an update.
     """
-    l2 = grid.clip / grid.step
-    return skellam_rdp(order, variance=threshold * grid.variance, l2=l2, l1=min(sqrt(grid.length) * l2, l2 * l2))
+
+    variance: float
+    l2: float
+    length: int
+
+    def rdp(self, order: int) -> float:
+        """The divergence when one member's update is replaced by zero; without noise infinite.
+
+        Of whole numbers, the sum of absolute values is no larger than that of squares.
+        """
+        if not self.variance:
+            return inf
+        l1 = min(sqrt(self.length) * self.l2, self.l2 * self.l2)
+        return skellam_rdp(order, variance=self.variance, l2=self.l2, l1=l1)
 
 
-def epsilon(grid: Grid, threshold: int, rounds: int, delta: float) -> float:
-    """ε of so many rounds at δ, against whoever sees the sums; without noise infinite.
+def release(grid: Grid, threshold: int) -> Release:
+    """A round on a grid, with the noise of `threshold` members, the fewest whose noise is in the sum."""
+    return Release(variance=threshold * grid.variance, l2=grid.clip / grid.step, length=grid.length)
+
+
+def epsilon(releases: Mapping[Release, int], delta: float) -> float:
+    """ε of so many releases of each kind at δ, against whoever sees the sums; without noise infinite.
 
     Every round counts in full: the aggregator knows who takes part, so that nothing is amplified.
 
@@ -55,10 +71,12 @@ def epsilon(grid: Grid, threshold: int, rounds: int, delta: float) -> float:
     """
     if not 0 < delta < 1:
         raise ValueError(f"delta is between 0 and 1, but is {delta}")
-    if not grid.variance:
-        return inf
+    if not any(releases.values()):
+        return 0.0
     found = (
-        rounds * round_rdp(grid, threshold, order) + log((order - 1) / order) - (log(delta) + log(order)) / (order - 1)
+        sum(count * each.rdp(order) for each, count in releases.items() if count)
+        + log((order - 1) / order)
+        - (log(delta) + log(order)) / (order - 1)
         for order in ORDERS
     )
     return max(0.0, float(min(found)))

@@ -6,7 +6,7 @@ from math import inf, sqrt
 from typing import Any
 
 from ist_fed.privacy.disclosure import TARGETS, Disclosure, rounds_shown
-from ist_fed.privacy.secure.accounting import epsilon
+from ist_fed.privacy.secure.accounting import epsilon, release
 from ist_fed.privacy.secure.grid import fit_grid
 from ist_fed.privacy.secure.limits import threshold_of
 from ist_fed.privacy.secure.settings import LEAST_NOISE, MOST_NOISE, Secure
@@ -69,7 +69,8 @@ def spent(settings: Secure, cohorts: Sequence[CohortSize], rounds: int) -> float
         for each, threshold in zip(cohorts, thresholds, strict=True)
     ]
     return max(
-        epsilon(grid, threshold, rounds, settings.delta) for grid, threshold in zip(grids, thresholds, strict=True)
+        epsilon({release(grid, threshold): rounds}, settings.delta)
+        for grid, threshold in zip(grids, thresholds, strict=True)
     )
 
 

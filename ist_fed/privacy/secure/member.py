@@ -16,6 +16,7 @@ from ist_fed.errors import Disagreement, DoubleRequest, ForgedIdentity, OtherMod
 from ist_fed.pki.certificates import now
 from ist_fed.pki.signing import Signer
 from ist_fed.privacy.secure import messages as say
+from ist_fed.privacy.secure.budget import Budget
 from ist_fed.privacy.secure.limits import FLOOR, MIN_COHORT, check_terms, survivors_needed
 from ist_fed.privacy.secure.masks import Ring
 from ist_fed.privacy.secure.peers import check_roster, check_signature
@@ -31,13 +32,22 @@ class Member:
     Args:
         signer: who it is, and by whom it knows others.
         min_cohort: fewest members among whom it hides.
+        budget: what it may give away; without one, anything.
         clock: tells the time.
     """
 
-    def __init__(self, signer: Signer, *, min_cohort: int = MIN_COHORT, clock: Callable[[], datetime] = now) -> None:
+    def __init__(
+        self,
+        signer: Signer,
+        *,
+        min_cohort: int = MIN_COHORT,
+        budget: Budget | None = None,
+        clock: Callable[[], datetime] = now,
+    ) -> None:
         if min_cohort < FLOOR:
             raise SmallCohort(f"a cohort must never be smaller than {FLOOR}, but {min_cohort} is asked for")
         self._signer, self._min_cohort, self._clock = signer, min_cohort, clock
+        self._budget = budget
         self._session: Session | None = None
         self._masked: dict[bytes, int] = {}  # run → the last round in which an update was given away
         self._over = b""  # context of the last round that ended
@@ -49,12 +59,15 @@ class Member:
             DoubleRequest: an update of this round, or a later one, was given away already: the difference of two sums
                 is somebody's update.
             SmallCohort: too few are called.
+            SecureError: the round would cost more privacy than is left.
         """
         self.forget()
         terms = call.terms
         if terms.round <= self._masked.get(terms.run, 0):
             raise DoubleRequest(f"an update is given away once a round, and round {terms.round} is over here")
         check_terms(terms, self._min_cohort)
+        if self._budget is not None:
+            self._budget.check(terms)  # before anyone counts on this one
         seal_key, mask_key = X25519PrivateKey.generate(), X25519PrivateKey.generate()
         advert = say.Advert(
             certificate=self._signer.certificate,
@@ -115,13 +128,16 @@ class Member:
             values: whole numbers, `terms.length` of them, none larger than `terms.bound`.
 
         Raises:
-            SecureError: they are not so.
+            SecureError: they are not so, or would cost more privacy than is left.
+            RunError: that cannot be counted on the disk.
         """
         with self._step("mask") as session:
             terms = session.terms
             fits = values.shape == (terms.length,) and values.dtype == np.int64
             if not fits or max(int(values.max()), -int(values.min())) > terms.bound:
                 raise SecureError("an update has as many numbers as announced, each within the bound, but this one not")
+            if self._budget is not None:
+                self._budget.spend(terms)
             self._masked[terms.run] = terms.round  # before anything is given away
             vector: Ring = values.astype(np.uint32)  # modulo 2³²
             session.mask(vector, session.held.keys() - {session.own})

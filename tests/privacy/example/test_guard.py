@@ -88,7 +88,7 @@ def test_a_line_that_a_crash_cut_short_is_written_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ["x", "{}", '{"noise_multiplier": 1.0, "sample_rate": 0.0, "steps": 3}'])
 def test_what_cannot_be_read_stops_everything(tmp_path: Path, line: str) -> None:
     (tmp_path / "spent.jsonl").write_text(line + "\n")
-    with pytest.raises(RunError, match="no step is taken on them"):
+    with pytest.raises(RunError, match="no more is spent"):
         trained(guard(tmp_path), 1)
 
 

@@ -11,7 +11,7 @@ from ist_fed.cli import app
 from ist_fed.cli.privacy import disclosure_of
 from ist_fed.errors import PrivacyError, ScenarioError
 from ist_fed.privacy.secure import Secure, fit_grid
-from ist_fed.privacy.secure.accounting import epsilon
+from ist_fed.privacy.secure.accounting import epsilon, release
 from ist_fed.privacy.secure.disclosure import CohortSize, disclose_secure, spent
 from ist_fed.scenario import load_scenario
 
@@ -23,8 +23,8 @@ def test_the_number_is_the_accountants_for_the_cohort_it_is_worst_for() -> None:
     settings = Secure(noise=4.0)
     said = disclose_secure(settings, COHORTS, rounds=30)
     each = [
-        epsilon(fit_grid(clip=1.0, noise=4.0, length=1000, members=6, threshold=5), 5, 30, 1e-5),
-        epsilon(fit_grid(clip=1.0, noise=4.0, length=5000, members=12, threshold=9), 9, 30, 1e-5),
+        epsilon({release(fit_grid(clip=1.0, noise=4.0, length=1000, members=6, threshold=5), 5): 30}, 1e-5),
+        epsilon({release(fit_grid(clip=1.0, noise=4.0, length=5000, members=12, threshold=9), 9): 30}, 1e-5),
     ]
     assert said.epsilons["rdp"] == said.curve[30] == max(each)
     assert list(said.curve) == [1, 2, 5, 10, 20, 30]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2, norm
 
-from ist_fed.privacy.secure.accounting import ORDERS, epsilon, round_rdp, skellam_rdp
+from ist_fed.privacy.secure.accounting import ORDERS, epsilon, release, skellam_rdp
 from ist_fed.privacy.secure.grid import fit_grid
 from ist_fed.privacy.secure.skellam import LEAST_VARIANCE, TAIL, _aliases, _table, _whole, draw, log_pmf
 
@@ -187,12 +187,12 @@ def test_on_a_fine_grid_a_round_costs_what_the_gaussian_does() -> None:
         for order in ORDERS
     )
     assert gaussian == pytest.approx(35.13, abs=0.1)  # s = 2, q = 1, d = 1, T = 100
-    found = epsilon(grid, 14, rounds, delta)
+    found = epsilon({release(grid, 14): rounds}, delta)
     assert gaussian <= found <= 1.001 * gaussian
 
 
 def test_the_noise_counted_is_that_of_the_fewest_who_may_be_left() -> None:
     grid = fit_grid(clip=1.0, noise=1.0, length=1000, members=20, threshold=14)
     assert 14 * grid.variance * grid.step**2 == pytest.approx(1.0)
-    assert round_rdp(grid, 14, 2) == pytest.approx(1.0, rel=1e-3)  # αΔ²/(2μ)
-    assert epsilon(fit_grid(clip=1.0, noise=0.0, length=10, members=5), 4, 1, 1e-5) == inf
+    assert release(grid, 14).rdp(2) == pytest.approx(1.0, rel=1e-3)  # αΔ²/(2μ)
+    assert epsilon({release(fit_grid(clip=1.0, noise=0.0, length=10, members=5), 4): 1}, 1e-5) == inf

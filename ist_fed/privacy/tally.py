@@ -1,0 +1,75 @@
+"""What was spent, counted on a client's own disk: a line for every round, written before the round."""
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ist_fed.errors import RunError
+from ist_fed.files import append_durably, unwritable
+
+
+class Tally:
+    """Lines that outlive the process, whatever the run. The file is only ever added to.
+
+    A line is on the disk before what it counts is done. So a client that dies in between has counted what it may not
+    have done, and never the other way round.
+
+    Args:
+        path: of the file; its folder is made if there is none.
+        whose: privacy it counts, in words.
+    """
+
+    def __init__(self, path: Path, whose: str) -> None:
+        self.path, self._whose = path.absolute(), whose
+
+    def entries(self) -> list[Mapping[str, Any]]:
+        """What was counted so far; a last line that is not whole was never acted upon.
+
+        Raises:
+            RunError: a line cannot be read.
+        """
+        try:
+            lines = self.path.read_bytes().split(b"\n")[:-1]
+            return [_entry(line) for line in lines]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise self.unknown(error.strerror or str(error)) from error
+        except (ValueError, TypeError) as error:
+            raise self.unknown(f"a line of it cannot be read ({error})") from error
+
+    def add(self, entry: Mapping[str, Any]) -> None:
+        """Count something. Once this returns it may be done, and not before.
+
+        Raises:
+            RunError: it cannot be written; nothing must be done.
+        """
+        line = (json.dumps(dict(entry)) + "\n").encode()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                whole = b"".join(iter(lambda: os.read(file, 1 << 16), b"")).rfind(b"\n") + 1
+                append_durably(file, self.path, whole, line)
+            finally:
+                os.close(file)
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+
+    def unknown(self, reason: str) -> RunError:
+        """What to say when it cannot be read."""
+        return RunError(
+            f"'{self.path}' says what was spent of {self._whose} privacy, but {reason}; while nobody knows that, no "
+            f"more is spent. Restore it from a backup"
+        )
+
+
+def _entry(line: bytes) -> Mapping[str, Any]:
+    entry = json.loads(line)
+    if not isinstance(entry, dict):
+        raise ValueError(f"it says {entry!r}")
+    return entry
