@@ -139,6 +139,8 @@ class Conductor:
         self.course.rewind(first_round)
         self._sealed = self._new_sealed() if self._new_sealed else None
         self.summary()
+        # In the network's own order, in which replies come; a checkpoint's is another.
+        arrays = {name: arrays[name] for name in self._template}
         if isinstance(grid, Direct):
             arrays = {name: array.to(grid.device) for name, array in arrays.items()}
         reports = self._reports(first_round, arrays, train_config or ConfigRecord(), grid, timeout)

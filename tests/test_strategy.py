@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from math import cos, pi
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from ist_fed import extract, rules, wire
 from ist_fed.arrays import arrays_of
+from ist_fed.checkpoints import Checkpoint, Checkpoints
 from ist_fed.engines.inprocess import InProcessGrid
 from ist_fed.errors import AxesError, RoundError, WireError
 from ist_fed.evaluate import evaluate, served
@@ -168,7 +170,8 @@ class Stop(Exception):
 
 @pytest.mark.parametrize("stop", [1, 3])
 @pytest.mark.parametrize("rule", [HALVES, QUARTERS, rules.Full()])
-def test_resume(rule: rules.Rule, stop: int) -> None:
+def test_resume(tmp_path: Path, rule: rules.Rule, stop: int) -> None:
+    """From a file: there arrays stand in another order than in the network."""
     task = tiny.Tiny(dropout=0.2)
     training = Training(lr=0.1, batch_size=8, schedule="cosine", warmup=1)
     whole = tiny.federate(task, rule, 4, rounds=5, training=training)
@@ -184,10 +187,12 @@ def test_resume(rule: rules.Rule, stop: int) -> None:
     with pytest.raises(Stop):
         first.start(InProcessGrid(4, tiny.handlers(task, 4)), wire.to_record(tiny.initial(task)), 5)
 
+    Checkpoints(tmp_path).stage(Checkpoint(stop, reports[-1].arrays, first.coverage.state()), keep=1)()
+    state = Checkpoints(tmp_path).restore()
     second = tiny.strategy(task, rule, training=training, on_round=reports.append)
-    second.coverage.load(first.coverage.state())
+    second.coverage.load(state.coverage)
     grid = InProcessGrid(4, tiny.handlers(task, 4))
-    second.start(grid, wire.to_record(reports[-1].arrays), 5, first_round=stop + 1)
+    assert len(list(second.rounds(grid, state.arrays, 5, first_round=stop + 1))) == 5 - stop
 
     assert [report.round for report in reports] == [1, 2, 3, 4, 5]
     assert tiny.same(reports[-1].arrays, whole.after)
