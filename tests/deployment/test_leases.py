@@ -11,6 +11,7 @@ import torch
 from federation import Local
 from safetensors.torch import load_file
 
+from ist_fed.arrays import arrays_of
 from ist_fed.engines.deployment import deploy
 from ist_fed.federation import initial_arrays
 from ist_fed.run import Run
@@ -32,13 +33,21 @@ SCENARIO = Scenario(
 )
 
 
+def subnet() -> dict[str, torch.Tensor]:
+    """As one client borrows it: a third of what is lent, three quarters of every axis."""
+    task = load_task(SCENARIO.task, SCENARIO.options)
+    return arrays_of(task.build(hidden1=16, hidden2=16))
+
+
 def test_clients_borrow_return_and_borrow_again(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", SCENARIO)
     deploy(run)
     lines = run.metrics()
     assert [line["round"] for line in lines] == [1, 2, 3, 4, 5]
     assert not any(line["refused"] for line in lines)
-    assert sum(line["merged"] for line in lines) == 5 * 3
+    assert all(line["merged"] >= 3 for line in lines)  # more where several come back at once
+    (size,) = {line["bytes_up"] / line["merged"] for line in lines}
+    assert size == sum(array.nbytes for array in subnet().values())
     assert {client for line in lines for client in line["clients"]} == {0, 1, 2}
     assert all(isfinite(line["train_loss"]) for line in lines)
     covered = [line["coverage"] for line in lines]
@@ -54,18 +63,18 @@ def test_a_client_that_is_killed_loses_its_lease_and_its_units_are_lent_on(tmp_p
     local = Local(tmp_path, clients=3)
     try:
         path = tmp_path / "leases.toml"
-        path.write_text(replace(SCENARIO, rounds=12, local_steps=200, round=Rounds(min_clients=3)).to_toml())
+        path.write_text(replace(SCENARIO, rounds=15, local_steps=1000, round=Rounds(min_clients=3)).to_toml())
         server = local.server(scenario=path)
         clients = [local.client(number) for number in range(3)]
-        local.wait(lambda: len(local.lines()) >= 2)
+        local.wait(lambda: local.lines(), 600)
         clients[2].send_signal(signal.SIGKILL)
         local.wait(lambda: server.poll() is not None, 600)
         assert server.returncode == 0, local.log("server.log")[-3000:]
         lines = local.lines()
-        assert [line["round"] for line in lines] == list(range(1, 13))
+        assert [line["round"] for line in lines] == list(range(1, 16))
         (lost,) = [refused for line in lines for refused in line["refused"]]
         assert lost["client"] == 2
         assert "nothing was heard of it" in lost["reason"]
-        assert torch.tensor([line["merged"] for line in lines]).sum() == 12 * 3 - 1
+        assert sum(line["merged"] for line in lines) >= 15 * 3 - 1
     finally:
         local.close()
