@@ -5,7 +5,9 @@ dimension's number.
 """
 
 import re
-from collections.abc import Mapping
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -22,34 +24,43 @@ class Dim:
         axis: the axis whose units index this dimension; None where nothing is split.
         outer: blocks laid out before the units, such as the 3 of a fused qkv.
         inner: entries that one unit owns side by side, such as a head's 64 features.
+        owner: no dimension of the array; the axis has one unit, a block, and the array is there where that is held.
     """
 
     axis: str | None = None
     outer: int = 1
     inner: int = 1
+    owner: bool = False
 
     def __str__(self) -> str:
-        """As einops would write it."""
+        """As einops would write it; an owner as `block2:`."""
         if self.axis is None:
             return "."
+        if self.owner:
+            return f"{self.axis}:"
         parts = [str(self.outer)] * (self.outer > 1) + [self.axis] + [str(self.inner)] * (self.inner > 1)
         return parts[0] if len(parts) == 1 else f"({' '.join(parts)})"
 
 
 Axes = Mapping[str, tuple[Dim, ...]]
-"""Name of an array of the state dict → its dimensions. A tied weight stands once, under its first name."""
+"""Name of an array of the state dict → its owners, then its dimensions. A tied weight stands once, under its first name."""
 
+_OWNERS = re.compile(r"\s*((?:[^\W\d]\w*:\s*)*)(.*)", re.ASCII | re.DOTALL)
 _TERM = re.compile(r"\([^()]*\)|\S+")
 _GROUP = re.compile(r"(?:(\d+) +)?([^\W\d]\w*)(?: +(\d+))?", re.ASCII)
 
 
 def parse(pattern: str) -> tuple[Dim, ...]:
-    """Read what `describe` writes: `"hidden2 hidden1"`, `"(c2 16) ."`, `"(3 heads0 64) ."`, `"()"`.
+    """Read what `describe` writes: `"hidden2 hidden1"`, `"(c2 16) ."`, `"(3 heads0 64) ."`, `"()"`, `"block2: . mid2"`.
 
     Raises:
         AxesError: a dimension is none of `.`, an axis, or an axis between numbers in parentheses.
     """
-    return () if pattern.strip() == "()" else tuple(_parse_term(term, pattern) for term in _TERM.findall(pattern))
+    match = _OWNERS.fullmatch(pattern)
+    assert match is not None  # both parts may be empty
+    owners = tuple(Dim(axis.strip(), owner=True) for axis in match[1].split(":")[:-1])
+    terms = [] if match[2].strip() == "()" else _TERM.findall(match[2])
+    return owners + tuple(_parse_term(term, pattern) for term in terms)
 
 
 def _parse_term(term: str, pattern: str) -> Dim:
@@ -66,8 +77,18 @@ def _parse_term(term: str, pattern: str) -> Dim:
 
 
 def describe(dims: tuple[Dim, ...]) -> str:
-    """One array's dimensions as they are written: `hidden2 hidden1`; a scalar is `()`."""
-    return " ".join(str(dim) for dim in dims) or "()"
+    """One array's owners and dimensions as they are written: `hidden2 hidden1`, `block2: . mid2`; a scalar is `()`."""
+    return " ".join([*map(str, owners_of(dims)), *map(str, dims_of(dims))] + ["()"] * (not dims_of(dims)))
+
+
+def owners_of(dims: Sequence[Dim]) -> tuple[Dim, ...]:
+    """The blocks without which the array is not there."""
+    return tuple(dim for dim in dims if dim.owner)
+
+
+def dims_of(dims: Sequence[Dim]) -> tuple[Dim, ...]:
+    """An entry for each dimension of the array."""
+    return tuple(dim for dim in dims if not dim.owner)
 
 
 def infer(
@@ -79,23 +100,30 @@ def infer(
     many entries one unit owns, but not their order: a layout that is not block-contiguous (fused qkv, LSTM gates) looks
     like one that is. Declare it, and let `check_symmetry` have the last word.
 
+    An axis of one unit is a block if the factory builds without it, at size 0, and arrays are then missing: it owns
+    them. All others keep their names and shapes, so what changes the shape of the stream cannot be left out.
+
     Args:
         build: the model factory, `build(**sizes) -> nn.Module`.
         sizes: units of each axis in the full network.
         declared: array name → its dimensions as `describe` writes them, where their order is not the derived one.
 
     Returns:
-        A `Dim` for every dimension of every array of the state dict, buffers included.
+        A `Dim` for every dimension of every array of the state dict, buffers included, behind one for each owner.
 
     Raises:
-        AxesError: the factory ignores a size, adds arrays with it, or concatenates it with something else; or a
-            declaration does not multiply out.
+        AxesError: the factory ignores a size, adds arrays with it, or concatenates it with something else; leaving a
+            block out changes what it does not own; or a declaration does not multiply out.
     """
     if not sizes:
         raise AxesError("a network is cut along its axes, but sizes is empty; name at least one, such as hidden1=512")
     shapes = _shapes(build, sizes)
     table = {name: [Dim() for _ in shape] for name, shape in shapes.items()}
+    owners = _owners(build, sizes, shapes)
+    blocks = {axis for own in owners.values() for axis in own}
     for axis, units in sizes.items():
+        if axis in blocks:
+            continue
         grown = _shapes(build, {**sizes, axis: 2 * units})
         if grown.keys() != shapes.keys():
             raise AxesError(
@@ -109,12 +137,48 @@ def infer(
             )
         for name, shape in shapes.items():
             _mark(table[name], name, axis, units, shape, grown[name])
-    derived = {name: tuple(dims) for name, dims in table.items()}
+    derived = {name: (*(Dim(axis, owner=True) for axis in owners[name]), *dims) for name, dims in table.items()}
     return derived | {name: _declared(name, pattern, derived) for name, pattern in (declared or {}).items()}
 
 
-def _shapes(build: Build, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+_Shapes = Mapping[str, tuple[int, ...]]
+
+
+def _shapes(build: Build, sizes: Mapping[str, int]) -> _Shapes:
     return {name: tuple(array.shape) for name, array in arrays_of(build_on_meta(build, sizes)).items()}
+
+
+def _owners(build: Build, sizes: Mapping[str, int], shapes: _Shapes) -> defaultdict[str, list[str]]:
+    """Array → its owners: of the axes of one unit those without which it is not there."""
+    owners = defaultdict[str, list[str]](list)
+    for axis, units in sizes.items():
+        for name in _left_out(build, {**sizes, axis: 0}, shapes) if units == 1 else ():
+            owners[name].append(axis)
+    blocks = {axis for own in owners.values() for axis in own}
+    if blocks and _left_out(build, {**sizes, **dict.fromkeys(blocks, 0)}, shapes) != owners.keys():
+        raise AxesError(
+            f"a block's arrays are its own, but without any of {sorted(blocks)} other arrays are missing than without "
+            f"each alone; let blocks share no array"
+        )
+    return owners
+
+
+def _left_out(build: Build, sizes: Mapping[str, int], shapes: _Shapes) -> set[str]:
+    """The arrays that are missing where an axis has no unit; none if the factory must have one."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of layers without units
+            left = _shapes(build, sizes)
+    except AxesError:
+        return set()
+    missing = shapes.keys() - left.keys()
+    changed = sorted(name for name, shape in left.items() if shapes.get(name) != shape)
+    if missing and changed:
+        raise AxesError(
+            f"leaving a block out takes its arrays away and changes no other, but with {sizes} not only "
+            f"{sorted(missing)} are missing, but {changed} are others; name submodules alike with and without it, and "
+            f"never leave out what changes the stream's shape"
+        )
+    return missing
 
 
 def _mark(dims: list[Dim], name: str, axis: str, units: int, shape: tuple[int, ...], grown: tuple[int, ...]) -> None:
@@ -145,7 +209,7 @@ def _declared(name: str, pattern: str, derived: Axes) -> tuple[Dim, ...]:
     if name not in derived:
         raise AxesError(f"an array is declared that the model does not have: '{name}'{nearest(name, list(derived))}")
     dims, shape = parse(pattern), derived[name]
-    if [(dim.axis, dim.outer * dim.inner) for dim in dims] != [(dim.axis, dim.inner) for dim in shape]:
+    if [(d.axis, d.owner, d.outer * d.inner) for d in dims] != [(d.axis, d.owner, d.inner) for d in shape]:
         raise AxesError(
             f"the declaration of '{name}' must multiply out to its shape, [{describe(shape)}], but is [{pattern}]"
         )
@@ -153,7 +217,7 @@ def _declared(name: str, pattern: str, derived: Axes) -> tuple[Dim, ...]:
 
 
 def sizes_of(arrays: Mapping[str, Tensor], axes: Axes) -> dict[str, int]:
-    """Units of each axis in the network, wide or narrow, that `arrays` belong to.
+    """Units of each axis in the network, wide or narrow, that `arrays` belong to; of blocks left out nothing is said.
 
     Raises:
         AxesError: the arrays do not fit the table: one is missing from it, has other dimensions, or disagrees with
@@ -163,9 +227,11 @@ def sizes_of(arrays: Mapping[str, Tensor], axes: Axes) -> dict[str, int]:
     for name, array in arrays.items():
         if name not in axes:
             raise AxesError(f"every array stands in the axes table, but '{name}' does not; use its own factory's table")
-        if len(axes[name]) != array.ndim:
+        dims = dims_of(axes[name])
+        if len(dims) != array.ndim:
             raise AxesError(f"'{name}' has {array.ndim} dimensions, but its table says [{describe(axes[name])}]")
-        for dim, length in zip(axes[name], array.shape, strict=True):
+        sizes |= {owner.axis: 1 for owner in owners_of(axes[name]) if owner.axis is not None}
+        for dim, length in zip(dims, array.shape, strict=True):
             if dim.axis is None:
                 continue
             block = dim.outer * dim.inner

@@ -166,7 +166,7 @@ def simulated_network(scenario: Scenario, task: Task) -> Virtual | None:
 
 
 def check_model(scenario: Scenario, task: Task, strategy: IndependentSubnetTraining) -> None:
-    """Check the symmetry law on a few test examples, at the sizes of a small subnet.
+    """Check the symmetry law on a few test examples, at the sizes of a small subnet, with all blocks.
 
     Raises:
         AxesError: an axis breaks it.
@@ -181,7 +181,7 @@ def check_model(scenario: Scenario, task: Task, strategy: IndependentSubnetTrain
                 f"a phase lasts until a metric is reached, but '{metric}' is none{nearest(metric, known)}"
             )
     plan, *_ = first_plans(scenario)
-    sizes = {axis: min(_CHECKED_UNITS, len(units)) for axis, units in plan.subnets[0].items()}
+    sizes = {axis: min(_CHECKED_UNITS, max(1, len(units))) for axis, units in plan.subnets[0].items()}
     data = task.test_data()
     few = torch.arange(min(8, length(data))).numpy()
     batch = fetch(data, few, torch.device("cpu"))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ist_fed.axes import Axes, Dim
+from ist_fed.axes import Axes, Dim, dims_of, owners_of
 from ist_fed.errors import AxesError
 
 Units = Mapping[str, Tensor]
@@ -42,16 +42,19 @@ def check_units(units: Units, sizes: Mapping[str, int]) -> dict[str, Tensor]:
 
 
 def places_of(arrays: Mapping[str, Tensor], axes: Axes, sizes: Mapping[str, int], units: Units) -> dict[str, Indices]:
-    """Where the units stand in each array."""
+    """Where the units stand in each array; one whose owner is not held is left out."""
+    held = [
+        name for name in arrays if all(own.axis not in units or len(units[own.axis]) for own in owners_of(axes[name]))
+    ]
     positions: dict[Dim, Tensor] = {}
-    for dim in {dim for name in arrays for dim in axes[name]}:
+    for dim in {dim for name in held for dim in dims_of(axes[name])}:
         if dim.axis is not None and dim.axis in units:
             # In row-major order a dimension is outer × units × inner.
             unit = torch.arange(dim.outer)[:, None] * sizes[dim.axis] + units[dim.axis]
             positions[dim] = (unit[..., None] * dim.inner + torch.arange(dim.inner)).flatten()
     return {
-        name: [positions[dim].to(array.device) if dim in positions else None for dim in axes[name]]
-        for name, array in arrays.items()
+        name: [positions[dim].to(arrays[name].device) if dim in positions else None for dim in dims_of(axes[name])]
+        for name in held
     }
 
 

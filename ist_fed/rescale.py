@@ -17,7 +17,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.hooks import RemovableHandle
 
-from ist_fed.axes import Axes
+from ist_fed.axes import Axes, Dim, dims_of, owners_of
 from ist_fed.errors import AxesError
 from ist_fed.train import Rescale
 
@@ -47,12 +47,13 @@ class Rescaling:
         names: dict[int, str] = {}  # a tied weight stands in the table under its first name
         for name, parameter in model.named_parameters(remove_duplicate=False):
             names.setdefault(id(parameter), name)
-        self._inputs: dict[str, str] = {}
+        self._inputs: dict[str, tuple[str, tuple[Dim, ...]]] = {}  # layer → axis of its inputs, and its owners
         for name, layer in scalable(model).items():
             assert isinstance(layer, nn.Linear | _ConvNd)
-            dim = axes[names[id(layer.weight)]][0 if isinstance(layer, _ConvTransposeNd) else 1]
+            dims = axes[names[id(layer.weight)]]
+            dim = dims_of(dims)[0 if isinstance(layer, _ConvTransposeNd) else 1]
             if dim.axis is not None:
-                self._inputs[name] = dim.axis
+                self._inputs[name] = dim.axis, owners_of(dims)
         self.auto, self.reason = _auto(model)
 
     def __str__(self) -> str:
@@ -70,7 +71,11 @@ class Rescaling:
         how = self.auto if how == "auto" else how
         if how == "none":
             return {}
-        ratios = {name: full[axis] / narrow[axis] for name, axis in self._inputs.items() if narrow[axis] < full[axis]}
+        ratios = {
+            name: full[axis] / narrow[axis]
+            for name, (axis, owners) in self._inputs.items()
+            if narrow[axis] < full[axis] and all(narrow[str(owner.axis)] for owner in owners)
+        }
         return {name: sqrt(ratio) if how == "sqrt" else ratio for name, ratio in ratios.items()}
 
 

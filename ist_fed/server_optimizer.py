@@ -96,8 +96,8 @@ def trained_where(arrays: Arrays, axes: Axes, held: Sequence[Units]) -> dict[str
     masks = {name: torch.zeros(array.shape, dtype=torch.bool, device=array.device) for name, array in arrays.items()}
     for units in held:
         places = places_of(arrays, axes, sizes, check_units(units, sizes))
-        for name, mask in masks.items():
-            write(mask, places[name], mask.new_ones(shape_of(mask, places[name])))
+        for name, at in places.items():
+            write(masks[name], at, masks[name].new_ones(shape_of(masks[name], at)))
     return masks
 
 

@@ -21,14 +21,15 @@ def extract(arrays: Mapping[str, Tensor], axes: Axes, units: Units) -> dict[str,
         units: the units held; their order is the order in the narrow network.
 
     Returns:
-        The narrow network's arrays, in the order of `arrays`. An array held whole is returned as it is, not copied.
+        The narrow network's arrays, in the order of `arrays`. An array held whole is returned as it is, not copied;
+        those of a block that is not held are missing.
 
     Raises:
         AxesError: the arrays do not fit the table, or the units are not units of it.
     """
     sizes = sizes_of(arrays, axes)
     places = places_of(arrays, axes, sizes, check_units(units, sizes))
-    return {name: read(array, places[name]) for name, array in arrays.items()}
+    return {name: read(arrays[name], at) for name, at in places.items()}
 
 
 class Merge:
@@ -94,7 +95,8 @@ class Merge:
         merged = {}
         for name, array in self._arrays.items():
             if not self._means and (len(cohorts) == 1 or any(dim.axis in apart for dim in self._axes[name])):
-                merged[name] = put(array, [(places[name], means[name]) for places, means in parts])
+                held = [(places[name], means[name]) for places, means in parts if name in places]
+                merged[name] = put(array, held) if held else array
             else:
                 mean = self._means[name].copy() if self._means else _Mean(array)
                 for cohort in cohorts:
@@ -146,11 +148,11 @@ class MergeInPlace:
         places = places_of(self._arrays, self._axes, self._sizes, held)
         given = _on_device_of(self._arrays, _checked(part, self._arrays, self._axes, places))
         cohort = _Cohort(held, places, given, weight)
-        for name, array in self._arrays.items():
+        for name, at in places.items():
             if name in self._means:
                 self._means[name].add(cohort, name)
             else:
-                write(array, places[name], given[name])
+                write(self._arrays[name], at, given[name])
 
     @torch.no_grad()
     def result(self) -> dict[str, Tensor]:
@@ -180,13 +182,13 @@ def _checked(
     part: Mapping[str, Tensor], arrays: Mapping[str, Tensor], axes: Axes, places: Mapping[str, Indices]
 ) -> Mapping[str, Tensor]:
     """The part, if its arrays are those of the subnet at these places."""
-    if part.keys() != arrays.keys():
+    if part.keys() != places.keys():
         raise AxesError(
             f"a part must have the arrays it was cut with; found on one side only: "
-            f"{sorted(part.keys() ^ arrays.keys())}"
+            f"{sorted(part.keys() ^ places.keys())}"
         )
-    for name, array in arrays.items():
-        shape = shape_of(array, places[name])
+    for name, at in places.items():
+        array, shape = arrays[name], shape_of(arrays[name], at)
         if part[name].shape != shape or part[name].dtype != array.dtype:
             raise AxesError(
                 f"array '{name}' [{describe(axes[name])}] of this part must be {shape} {array.dtype}, but is "
@@ -249,6 +251,8 @@ class _Mean:
         return new
 
     def add(self, cohort: _Cohort, name: str) -> None:
+        if name not in cohort.places:
+            return
         places, value = cohort.places[name], cohort.first[name]
         weight = read(self._weight, places)
         first = torch.where(weight > 0, read(self._first, places), value)

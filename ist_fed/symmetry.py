@@ -1,4 +1,4 @@
-"""Check a table by the one law that says what a unit is."""
+"""Check a table by the laws that say what a unit is, and what a block is."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ist_fed.arrays import Build, arrays_of, load_arrays
-from ist_fed.axes import Axes, describe
+from ist_fed.axes import Axes, Dim, describe
 from ist_fed.errors import AxesError
 from ist_fed.seeds import seeded
 from ist_fed.subnet import extract
@@ -23,6 +23,9 @@ def check_symmetry(
 ) -> None:
     """Check the law that makes units interchangeable: permuting an axis leaves the network's function unchanged.
 
+    A block has one unit, and its own law: the network without it computes what the network computes where the arrays
+    that it owns are zero, so that its branch adds nothing to the stream.
+
     The module is built in float64 with every array moved off its initial value, so that no zero or one hides an error.
 
     Args:
@@ -35,11 +38,15 @@ def check_symmetry(
         tolerance: largest difference allowed, relative to the largest output.
 
     Raises:
-        AxesError: an axis breaks the law; the message names it and the arrays it stands in.
+        AxesError: an axis breaks its law; the message names it and the arrays it stands in.
     """
     draw = torch.Generator().manual_seed(seed)
-    with seeded(seed):
-        module = build(**sizes).double().eval()
+
+    def built(sizes: Mapping[str, int]) -> nn.Module:
+        with seeded(seed):
+            return build(**sizes).double().eval()
+
+    module = built(sizes)
     arrays = {
         name: array + 0.1 * torch.rand(array.shape, generator=draw, dtype=array.dtype)
         if array.is_floating_point()
@@ -47,7 +54,7 @@ def check_symmetry(
         for name, array in arrays_of(module).items()
     }
 
-    def value(changed: Mapping[str, Tensor]) -> Tensor:
+    def value(changed: Mapping[str, Tensor], module: nn.Module = module) -> Tensor:
         load_arrays(module, changed)
         with torch.no_grad():
             return function(module).double()
@@ -55,17 +62,34 @@ def check_symmetry(
     reference = value(arrays)
     scale = float(reference.abs().max()) or 1.0
     for axis, units in sizes.items():
-        order = torch.randperm(units, generator=draw)
-        if torch.equal(order, torch.arange(units)):  # likely only for two or three units
-            order = order.flip(0)
-        error = float((value(extract(arrays, axes, {axis: order})) - reference).abs().max()) / scale
+        owned = {name: torch.zeros_like(array) for name, array in arrays.items() if Dim(axis, owner=True) in axes[name]}
+        if owned:
+            without = value(extract(arrays, axes, {axis: torch.arange(0)}), built({**sizes, axis: 0}))
+            error = float((value({**arrays, **owned}) - without).abs().max()) / scale
+        else:
+            order = torch.randperm(units, generator=draw)
+            if torch.equal(order, torch.arange(units)):  # likely only for two or three units
+                order = order.flip(0)
+            error = float((value(extract(arrays, axes, {axis: order})) - reference).abs().max()) / scale
         if not error <= tolerance:  # nan breaks the law too
-            where = {name: describe(dims) for name, dims in axes.items() if any(d.axis == axis for d in dims)}
-            listed = ", ".join(f"{name} [{dims}]" for name, dims in where.items())
-            remedy = f"{{'{next(iter(where))}': '(3 {axis} 64) .'}}"
-            raise AxesError(
-                f"units of an axis must be interchangeable, but permuting '{axis}' changes the network's output by "
-                f"{error:.1e} (relative). Its arrays: {listed}. If one is laid out otherwise (fused qkv, gates), "
-                f"declare it: {remedy} means 3 blocks in which each unit owns 64 entries; if units have an order "
-                f"(position embeddings, concatenation), do not split this axis"
-            )
+            raise AxesError(_no_block(axis, owned, error) if owned else _no_units(axis, axes, error))
+
+
+def _no_units(axis: str, axes: Axes, error: float) -> str:
+    where = {name: describe(dims) for name, dims in axes.items() if any(d.axis == axis for d in dims)}
+    listed = ", ".join(f"{name} [{dims}]" for name, dims in where.items())
+    remedy = f"{{'{next(iter(where))}': '(3 {axis} 64) .'}}"
+    return (
+        f"units of an axis must be interchangeable, but permuting '{axis}' changes the network's output by "
+        f"{error:.1e} (relative). Its arrays: {listed}. If one is laid out otherwise (fused qkv, gates), "
+        f"declare it: {remedy} means 3 blocks in which each unit owns 64 entries; if units have an order "
+        f"(position embeddings, concatenation), do not split this axis"
+    )
+
+
+def _no_block(axis: str, owned: Mapping[str, Tensor], error: float) -> str:
+    return (
+        f"a network without a block computes what it does where the block's arrays are zero, but without '{axis}' its "
+        f"output differs by {error:.1e} (relative). Its arrays: {', '.join(owned)}. Let the block add to a stream that "
+        f"passes it unchanged, or do not make it an axis"
+    )

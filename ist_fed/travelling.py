@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from ist_fed.arrays import Arrays
-from ist_fed.axes import Axes
+from ist_fed.axes import Axes, owners_of
 from ist_fed.errors import AxesError
 from ist_fed.optimizer_state import SLOTS, no_state, split_state, trainable
 from ist_fed.train import Training
@@ -33,7 +33,11 @@ class Travelling:
         self._slots: tuple[str, ...] = ()
         self._state: dict[str, Tensor] = {}
         every = {slot for slots in SLOTS.values() for slot in slots}
-        beside = {f"{slot}/{name}": axes[name] if slot != "step" else () for slot in every for name in self._parameters}
+        beside = {
+            f"{slot}/{name}": axes[name] if slot != "step" else owners_of(axes[name])
+            for slot in every
+            for name in self._parameters
+        }
         self.axes: Axes = {**axes, **beside}
 
     def beside(self, arrays: Arrays, training: Training) -> dict[str, Tensor]:

@@ -155,10 +155,10 @@ class Lender:
     def _write(self, loan: Loan, arrays: Arrays) -> None:
         places = places_of(self._wide, self._axes, self._sizes, check_units(loan.asked.units, self._sizes))
         share = loan.client.weight / self.total
-        for name, wide in self._wide.items():
-            part = arrays[name].to(wide.device)
+        for name, at in places.items():
+            wide, part = self._wide[name], arrays[name].to(self._wide[name].device)
             if name not in self._shared:
-                write(wide, places[name], part)
+                write(wide, at, part)
             elif wide.is_floating_point():
                 wide.copy_(wide.double() + (part.double() - loan.asked.arrays[name].double()) * share)
             else:

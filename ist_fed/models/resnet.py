@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from ist_fed.arrays import Build
 from ist_fed.errors import TaskError
+from ist_fed.models.blocks import apart, check_blocks
 from ist_fed.models.norm import Norm, check_norm, norm_channels
 
 Order = Literal["standard", "preactivation"]
@@ -23,6 +24,9 @@ def resnet(
     over clients. There is one block for each size (`mid1`, `mid2`, …), equally many in each stage, which are a multiple
     of the stages: with widths 16, 32, 64 and 3·n sizes of its stage's width it is ResNet-(6n + 2).
 
+    A size `block2 = 1` beside them makes the second block an axis of its own, which a client holds or not; the first of
+    a stage can be one only if it leaves the stream's shape as it is.
+
     Args:
         channels: of an image.
         outputs: length of the output, such as the number of classes.
@@ -32,7 +36,8 @@ def resnet(
             than it will after the merge; `preactivation` normalises before it, and does not.
 
     Source: He et al., CVPR 2016, section 4.2, with projections where the stream widens; He et al., ECCV 2016
-    (preactivation). Cut as in Dun et al., LOFT, 2022.
+    (preactivation). Cut as in Dun et al., LOFT, 2022; by whole blocks as in Dun et al., ResIST,
+    UAI 2022.
     """
     check_norm(norm)
     if order not in get_args(Order):
@@ -42,12 +47,14 @@ def resnet(
     block: type[nn.Module] = _Standard if order == "standard" else _Preactivation
 
     def build(**sizes: int) -> nn.Module:
+        sizes, blocks = apart(sizes)
         each, left = divmod(len(sizes), len(widths))
         if left or not each:
             raise TaskError(
                 f"every stage has equally many blocks, so sizes must be a multiple of {len(widths)}, one for each "
                 f"block, but there are {len(sizes)}"
             )
+        check_blocks(blocks, [at + 1 for at in range(len(sizes)) if at == 0 or at % each])
         layers: list[nn.Module] = [_conv(channels, widths[0])]
         if order == "standard":
             layers += [norm_channels(norm, widths[0]), nn.ReLU()]
@@ -55,7 +62,8 @@ def resnet(
         for number, mid in enumerate(sizes.values()):
             stage, first = divmod(number, each)
             stride = 2 if stage and not first else 1
-            layers.append(block(before, mid, widths[stage], stride, norm))
+            there = blocks.get(number + 1, 1)
+            layers.append(block(before, mid, widths[stage], stride, norm) if there else nn.Identity())
             before = widths[stage]
         if order == "preactivation":
             layers += [norm_channels(norm, before), nn.ReLU()]

@@ -1,5 +1,6 @@
 """A decoder-only transformer whose units are attention heads and feed-forward units."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -8,6 +9,7 @@ from torch.nn import functional
 
 from ist_fed.arrays import Build
 from ist_fed.errors import TaskError
+from ist_fed.models.blocks import apart, check_blocks
 
 Norm = Literal["layer", "rms"]
 
@@ -20,7 +22,8 @@ def transformer(vocabulary: int, width: int, head: int, norm: Norm = "layer", ti
 
     The residual stream is whole; only what a block does within itself is cut: its heads, each with its rows of the
     query, key and value projections and its columns of the output projection, and the units of its feed-forward
-    layer. Positions are rotary: no array belongs to them, and a text may be of any length.
+    layer. A size `block1 = 1` beside them makes the block of `heads1` and `ffn1` an axis of its own, which a client holds
+    or not. Positions are rotary: no array belongs to them, and a text may be of any length.
 
     Args:
         vocabulary: how many tokens there are.
@@ -43,8 +46,12 @@ def transformer(vocabulary: int, width: int, head: int, norm: Norm = "layer", ti
         )
 
     def build(**sizes: int) -> nn.Module:
+        sizes, held = apart(sizes)
+        depth = _depth(sizes)
+        check_blocks(held, range(depth))
         blocks = [
-            _Block(width, head, sizes[f"heads{at}"], sizes[f"ffn{at}"], norms[norm]) for at in range(_depth(sizes))
+            _Block(width, head, sizes[f"heads{at}"], sizes[f"ffn{at}"], norms[norm]) if held.get(at, 1) else nn.Identity()
+            for at in range(depth)
         ]
         return Transformer(nn.Embedding(vocabulary, width), blocks, norms[norm](width), tied)
 
@@ -65,7 +72,7 @@ def _depth(sizes: dict[str, int]) -> int:
 class Transformer(nn.Module):
     """Token numbers `(examples, places)` to the scores of the next token, `(examples, places, vocabulary)`."""
 
-    def __init__(self, tokens: nn.Embedding, blocks: list["_Block"], norm: nn.Module, tied: bool) -> None:
+    def __init__(self, tokens: nn.Embedding, blocks: Sequence[nn.Module], norm: nn.Module, tied: bool) -> None:
         super().__init__()
         nn.init.normal_(tokens.weight, std=tokens.embedding_dim**-0.5)  # as an output layer it must begin quiet
         self.tokens, self.blocks, self.norm = tokens, nn.ModuleList(blocks), norm

@@ -133,10 +133,11 @@ class CentralMerge:
         self.usual = 0.0
         for units, expected in zip(drawn.plan.subnets, drawn.expected, strict=True):
             places = self._places_of(units)
-            for name, array in self._expected.items():
+            for name in (name for name in self._trained if name in places):
+                array = self._expected[name]
                 write(array, places[name], read(array, places[name]) + expected)
             self.usual += expected * sum(
-                array.itemsize * prod(shape_of(array, places[name])) for name, array in arrays.items()
+                arrays[name].itemsize * prod(shape_of(arrays[name], at)) for name, at in places.items()
             )
 
     @torch.no_grad()
@@ -151,7 +152,7 @@ class CentralMerge:
             raise AxesError(f"in a private run no client counts more than another, but one has weight {weight}")
         places = self._places_of(units)
         update = {}
-        for name in self._trained:
+        for name in (name for name in self._trained if name in places):
             array, came = self._arrays[name], part[name]
             if came.shape != shape_of(array, places[name]) or came.dtype != array.dtype:
                 raise AxesError(f"array '{name}' of this part is {tuple(came.shape)} {came.dtype}, not what was sent")

@@ -145,7 +145,7 @@ class RobustMerge:
     def _length(self, units: Units, part: Flat) -> float:
         """Root mean square of what changed; a longer subnet is not a longer update."""
         sent = self._sent(units)
-        moved = [(part[name].double() - sent[name]).contiguous() for name in self._trained]
+        moved = [(part[name].double() - sent[name]).contiguous() for name in self._trained if name in sent]
         # The arrays of a resumed run stand in another order, which an exact sum does not show.
         total = fsum(float(array.square().sum()) for array in moved)
         return float((total / max(1, sum(array.numel() for array in moved))) ** 0.5)

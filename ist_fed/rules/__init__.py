@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from ist_fed.rules.balanced import Balanced
+from ist_fed.rules.blocks import Blocks
 from ist_fed.rules.disjoint import Disjoint
 from ist_fed.rules.fjord import Fjord
 from ist_fed.rules.full import Full
@@ -26,6 +27,7 @@ RULES: dict[str, Callable[..., Rule]] = {
     "rolling": Rolling,
     "least_trained": LeastTrained,
     "private": Private,
+    "blocks": Blocks,
     "lease": Lease,
 }
 """Name in a scenario → rule."""
@@ -33,6 +35,7 @@ RULES: dict[str, Callable[..., Rule]] = {
 __all__ = [
     "RULES",
     "Balanced",
+    "Blocks",
     "Disjoint",
     "Fjord",
     "Full",

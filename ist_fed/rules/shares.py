@@ -65,12 +65,17 @@ def dealt(
             f"groups holds {most.sum()}, {holders * size - most.sum()} too few (group by group: {most.tolist()}); "
             f"{more_groups}raise the clients' budgets, lower batch_size, or narrow '{axis}'"
         )
-    return _apportion(holders * size, weights, least, most)
+    return apportion(holders * size, weights, least, most)
 
 
 def check_groups(groups: int, sizes: Mapping[str, int], least: int, holders: int = 1) -> None:
     """Refuse to deal a network out to more groups than it has units for."""
     axis, size = min(sizes.items(), key=lambda item: item[1])
+    if holders * size < groups * least and size == 1:
+        raise RuleError(
+            f"an axis of one unit, such as '{axis}', is a whole block, and this rule deals out the units of wider axes; "
+            f"use the rule 'blocks', or leave '{axis}' out of the sizes"
+        )
     if holders * size < groups * least:
         times = f", each held {holders} times," * (holders > 1)
         fewer = f"use at most {holders * size // least} groups, " * (size >= least)
@@ -91,7 +96,7 @@ def check_limits(axis: str, most: int, least: int, nodes: Sequence[Node]) -> Non
         )
 
 
-def _apportion(size: int, weights: np.ndarray, least: int, most: np.ndarray) -> np.ndarray:
+def apportion(size: int, weights: np.ndarray, least: int, most: np.ndarray) -> np.ndarray:
     """Whole shares that sum to `size`, in proportion to `weights` within their bounds, each within one unit of exact.
 
     By largest remainders (Hamilton). What a bound frees or takes is shared in proportion by those within theirs.

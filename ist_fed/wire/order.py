@@ -98,7 +98,7 @@ def _check_order(order: Order) -> None:
         "round": type(order.round) is int and order.round >= 1,
         "nonce": isinstance(order.nonce, str),
         "seed": type(order.seed) is int and order.seed >= 0,
-        "sizes": isinstance(order.sizes, dict) and all(type(n) is int and n >= 1 for n in order.sizes.values()),
+        "sizes": isinstance(order.sizes, dict) and all(type(n) is int and n >= 0 for n in order.sizes.values()),
         "local_steps": type(order.local_steps) is int and order.local_steps >= 1,
         "lr": type(order.lr) is float and isfinite(order.lr) and order.lr >= 0,
         "training": isinstance(order.training, dict),
