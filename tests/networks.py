@@ -226,6 +226,11 @@ def block(name: str, mid: str, shortcut: bool) -> dict[str, str]:
     )
 
 
+def owned(owner: str, table: Mapping[str, str]) -> dict[str, str]:
+    """The same arrays as those of a block that can be left out."""
+    return {name: f"{owner}: {dims}" for name, dims in table.items()}
+
+
 NETWORKS: dict[str, Network] = {
     "mlp": Network(
         build=mlp(inputs=7, outputs=3),
@@ -322,6 +327,21 @@ NETWORKS: dict[str, Network] = {
             "9.bias": ".",
         },
     ),
+    "resnet_model_blocks": Network(
+        build=resnet(3, 5, (4, 7)),
+        sizes={"mid1": 6, "mid2": 8, "block2": 1, "mid3": 10, "mid4": 12, "block4": 1},
+        example=(2, 3, 6, 6),
+        table={
+            "0.weight": ". . . .",
+            **batch_norm("1", "."),
+            **block("3", "mid1", shortcut=False),
+            **owned("block2", block("4", "mid2", shortcut=False)),
+            **block("5", "mid3", shortcut=True),
+            **owned("block4", block("6", "mid4", shortcut=False)),
+            "9.weight": ". .",
+            "9.bias": ".",
+        },
+    ),
     "resnet_model_preactivation": Network(
         build=resnet(1, 5, (4, 7), "layer", "preactivation"),
         sizes={"mid1": 6, "mid2": 8},
@@ -385,6 +405,16 @@ NETWORKS: dict[str, Network] = {
         sizes={"heads0": 3, "ffn0": 10, "heads1": 5, "ffn1": 7},
         example=(2, 6),
         table=transformer_table(("weight", "bias"), tied=True),
+        tokens=True,
+    ),
+    "transformer_blocks": Network(
+        build=transformer(11, width=6, head=4),
+        sizes={"heads0": 3, "ffn0": 10, "heads1": 5, "ffn1": 7, "block0": 1, "block1": 1},
+        example=(2, 6),
+        table={
+            name: f"block{name[7]}: {dims}" if name.startswith("blocks.") else dims
+            for name, dims in transformer_table(("weight", "bias"), tied=True).items()
+        },
         tokens=True,
     ),
     "transformer_rms_untied": Network(

@@ -18,13 +18,17 @@ numbers = st.integers(1, 70)
 dims = st.one_of(st.just(Dim()), st.builds(Dim, st.sampled_from(["hidden1", "heads0", "_c"]), numbers, numbers))
 
 
-@given(st.lists(dims, max_size=5).map(tuple))
+owners = st.builds(Dim, st.sampled_from(["block1", "_b"]), owner=st.just(True))
+
+
+@given(st.tuples(st.lists(owners, max_size=2), st.lists(dims, max_size=5)).map(lambda two: (*two[0], *two[1])))
 def test_what_is_written_is_read_back(table: tuple[Dim, ...]) -> None:
     assert parse(describe(table)) == table
 
 
 @pytest.mark.parametrize(
-    "pattern", ["3", "(3)", "( )", "(. 2)", "(h k)", "(2 3 h)", "(h 2 3)", "(2 h 3", "h-1", "((h))", "(2 h k 3)"]
+    "pattern",
+    ["3", "(3)", "( )", "(. 2)", "(h k)", "(2 3 h)", "(h 2 3)", "(2 h 3", "h-1", "((h))", "(2 h k 3)", ". h:", "1: h"],
 )
 def test_a_pattern_that_names_no_one_axis_is_refused(pattern: str) -> None:
     with pytest.raises(AxesError, match="each dimension is"):

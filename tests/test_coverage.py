@@ -39,7 +39,7 @@ def test_the_fraction_is_what_counting_gives(network: Network, count: int, seed:
     arrays = arrays_of(network.build(**network.sizes))
     plan: list[Units] = []
     for _ in range(count):
-        share = {axis: rng.integers(1, size + 1) for axis, size in network.sizes.items()}
+        share = {axis: rng.integers(min(1, size - 1), size + 1) for axis, size in network.sizes.items()}
         plan.append({a: torch.from_numpy(rng.permutation(size)[: share[a]]) for a, size in network.sizes.items()})
         if rng.integers(2):  # an axis left out is held whole
             plan[-1] = {axis: held for axis, held in plan[-1].items() if axis != next(iter(plan[-1]))}

@@ -29,7 +29,10 @@ BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @dataclass(frozen=True)
 class Case:
-    """A made-up wide network: any number of dimensions, axes that meet or repeat, blocks outside and inside a unit."""
+    """A made-up wide network: any number of dimensions, axes that meet or repeat, blocks outside and inside a unit.
+
+    Arrays may be owned by one block, by two, or by none.
+    """
 
     sizes: dict[str, int]
     axes: dict[str, tuple[Dim, ...]]
@@ -58,16 +61,18 @@ def _random(rng: np.random.Generator, shape: tuple[int, ...], dtype: torch.dtype
 
 @st.composite
 def cases(draw: st.DrawFn, dtypes: Sequence[torch.dtype] = DTYPES) -> Case:
-    sizes = {axis: draw(st.integers(1, 5)) for axis in "abc"}
+    sizes = {axis: draw(st.integers(1, 5)) for axis in "abc"} | {"o": 1, "p": 1}
     blocks = st.integers(1, 2)
     split = st.builds(Dim, st.sampled_from("abc"), blocks, blocks)
+    owner = st.builds(Dim, st.sampled_from("op"), owner=st.just(True))
     axes, shapes = {}, {}
     for number in range(draw(st.integers(1, 4))):
-        dims = axes[f"array{number}"] = tuple(draw(st.lists(st.just(Dim()) | split, max_size=4)))
+        dims = tuple(draw(st.lists(st.just(Dim()) | split, max_size=4)))
+        axes[f"array{number}"] = (*draw(st.lists(owner, max_size=2, unique=True)), *dims)
         shapes[f"array{number}"] = tuple(
             dim.outer * sizes[dim.axis] * dim.inner if dim.axis else draw(st.integers(1, 3)) for dim in dims
         )
-    present = {dim.axis for dims in axes.values() for dim in dims}
+    present = {dim.axis for own in axes.values() for dim in own}
     sizes = {axis: size for axis, size in sizes.items() if axis in present}
     return Case(sizes, axes, shapes, {name: draw(st.sampled_from(dtypes)) for name in axes})
 
@@ -92,10 +97,15 @@ def partition(case: Case, groups: int, seed: int) -> list[dict[str, Tensor]]:
     ]
 
 
+def there(case: Case, name: str, units: Units) -> bool:
+    """Whether the units have the array at all."""
+    return all(dim.axis not in units or len(units[dim.axis]) == 1 for dim in case.axes[name] if dim.owner)
+
+
 def positions(case: Case, name: str, units: Units) -> tuple[np.ndarray, ...]:
     """The oracle: `np.ix_` of the entries that the units own in each dimension."""
     held = []
-    for dim, length in zip(case.axes[name], case.shapes[name], strict=True):
+    for dim, length in zip([dim for dim in case.axes[name] if not dim.owner], case.shapes[name], strict=True):
         entries = np.arange(length)
         if dim.axis in units:
             entries = entries.reshape(dim.outer, -1, dim.inner)[:, units[dim.axis].numpy()].ravel()
@@ -134,9 +144,9 @@ def test_extract_is_numpys_ix(data: st.DataObject) -> None:
     case = data.draw(cases())
     units, arrays = data.draw(subsets(case)), case.random(data.draw(seeds), finite=False)
     part = extract(arrays, case.axes, units)
-    assert list(part) == list(arrays)
-    for name, array in arrays.items():
-        expected = bits(array).numpy()[positions(case, name, units)]
+    assert list(part) == [name for name in arrays if there(case, name, units)]
+    for name in part:
+        expected = bits(arrays[name]).numpy()[positions(case, name, units)]
         assert np.array_equal(bits(part[name]).numpy(), expected)
 
 
@@ -229,7 +239,7 @@ def test_what_one_holder_sent_is_read_back(data: st.DataObject) -> None:
     split = [name for name in arrays if groups == 1 or any(dim.axis for dim in case.axes[name])]  # the others have all
     for units, part, _ in parts:
         back = extract(result, case.axes, units)
-        assert same_bits({name: back[name] for name in split}, {name: part[name] for name in split})
+        assert same_bits(*({name: a for name, a in some.items() if name in split} for some in (back, part)))
 
 
 # --- The oracle -------------------------------------------------------------------------------------------------------
@@ -250,6 +260,9 @@ def test_merge_is_the_weighted_mean_of_each_coordinates_holders(data: st.DataObj
         total, weight, holders = np.zeros(wide.shape), np.zeros(wide.shape), np.zeros(wide.shape)
         most, largest = np.full(wide.shape, -np.inf), np.zeros(wide.shape)
         for units, part, share in parts:
+            assert (name in part) == there(case, name, units)
+            if name not in part:
+                continue
             at, value = positions(case, name, units), part[name].double().numpy()
             total[at] += share * value
             weight[at] += share
@@ -305,7 +318,7 @@ def test_order_is_of_no_account_where_each_coordinate_has_one_holder(data: st.Da
     parts = []
     for units in partition(case, 3, data.draw(seeds)):
         part = case.part(units, data.draw(seeds), finite=False)
-        parts.append((units, {name: part[name] for name in split}, data.draw(weights)))
+        parts.append((units, {name: array for name, array in part.items() if name in split}, data.draw(weights)))
     arrays = {name: arrays[name] for name in split}
     assert same_bits(merged(arrays, case.axes, data.draw(st.permutations(parts))), merged(arrays, case.axes, parts))
 
@@ -334,7 +347,8 @@ def test_order_shows_only_in_the_last_bits_of_float64(data: st.DataObject) -> No
     parts = [(units, case.part(units, data.draw(seeds)), weight) for units, weight in plan]
     one, other = merged(arrays, case.axes, parts), merged(arrays, case.axes, data.draw(st.permutations(parts)))
     for name in arrays:
-        largest = max((float(part[name].abs().max()) for _, part, _ in parts if part[name].numel()), default=0.0)
+        given_back = [part[name] for _, part, _ in parts if name in part]
+        largest = max((float(array.abs().max()) for array in given_back if array.numel()), default=0.0)
         assert bool(((one[name] - other[name]).abs() <= 2**-45 * largest).all())
 
 
@@ -350,7 +364,8 @@ def test_what_nobody_sent_keeps_its_bits(data: st.DataObject) -> None:
     for name, array in arrays.items():
         untouched = np.ones(array.shape, dtype=bool)
         for units in plan:
-            untouched[positions(case, name, units)] = False
+            if there(case, name, units):
+                untouched[positions(case, name, units)] = False
         assert np.array_equal(bits(result[name]).numpy()[untouched], bits(array).numpy()[untouched])
 
 
@@ -433,8 +448,9 @@ def test_axes_are_apart_where_no_two_subnets_share_a_unit() -> None:
 
 
 def some_units(sizes: Mapping[str, int], seed: int) -> dict[str, Tensor]:
+    """Some of every axis; a block, which has one unit, perhaps not."""
     rng = np.random.default_rng(seed)
-    count = {axis: rng.integers(1, size + 1) for axis, size in sizes.items()}
+    count = {axis: rng.integers(min(1, size - 1), size + 1) for axis, size in sizes.items()}
     return {axis: torch.from_numpy(np.sort(rng.permutation(size)[: count[axis]])) for axis, size in sizes.items()}
 
 
@@ -445,7 +461,10 @@ def test_the_narrow_module_loads_its_arrays_strictly(network: Network, seed: int
     units = some_units(network.sizes, seed)
     part = extract(arrays_of(network.build(**network.sizes)), axes, units)
     narrow = {axis: len(held) for axis, held in units.items()}
-    assert sizes_of(part, axes) == narrow
+    told = sizes_of(part, axes)
+    assert {**narrow, **told} == narrow
+    assert all(dim.axis in told for name in part for dim in axes[name] if dim.axis)
+    assert told == narrow or 0 in narrow.values()  # of what is left out nothing is told
     module = network.build(**narrow)
     load_arrays(module, part)
     module.load_state_dict(part, strict=len(part) == len(module.state_dict()))

@@ -50,7 +50,9 @@ def transformer(vocabulary: int, width: int, head: int, norm: Norm = "layer", ti
         depth = _depth(sizes)
         check_blocks(held, range(depth))
         blocks = [
-            _Block(width, head, sizes[f"heads{at}"], sizes[f"ffn{at}"], norms[norm]) if held.get(at, 1) else nn.Identity()
+            _Block(width, head, sizes[f"heads{at}"], sizes[f"ffn{at}"], norms[norm])
+            if held.get(at, 1)
+            else nn.Identity()
             for at in range(depth)
         ]
         return Transformer(nn.Embedding(vocabulary, width), blocks, norms[norm](width), tied)

@@ -33,9 +33,7 @@ class Blocks:
     def __post_init__(self) -> None:
         """Refuse what no network could be cut into."""
         if min(self.groups, self.min_depth) < 1:
-            raise RuleError(
-                f"groups and min_depth must be at least 1, but are {self.groups} and {self.min_depth}"
-            )
+            raise RuleError(f"groups and min_depth must be at least 1, but are {self.groups} and {self.min_depth}")
 
     def __call__(self, round: int, nodes: Sequence[Node], sizes: Mapping[str, int], rng: np.random.Generator) -> Plan:
         """Deal every block to at least one group and every node to exactly one cohort."""

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from ist_fed.arrays import arrays_of
 from ist_fed.axes import infer, parse
 from ist_fed.errors import RuleError
-from ist_fed.models import mlp
-from ist_fed.rules import RULES, Node, Plan, Rule
+from ist_fed.models import mlp, resnet
+from ist_fed.rules import RULES, Blocks, Node, Plan, Rule
 from ist_fed.seeds import generator
 from ist_fed.subnet import Merge, extract
 
@@ -30,11 +30,12 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "least_trained": {"share": 0.4, "min_units": 2},
     "private": {"groups": 3, "min_units": 2},
     "lease": {"groups": 12, "min_units": 2},
+    "blocks": {"groups": 3, "min_depth": 2},
 }
 """Arguments of every rule that needs some, or whose defaults are for wider networks."""
 
 MIN_UNITS = 2
-HEED_LIMITS = [name for name in RULES if name != "full"]
+HEED_LIMITS = [name for name in RULES if name not in ("full", "blocks")]  # how blocks do is in test_blocks.py
 
 GOLDEN_SIZES = {"hidden1": 24, "hidden2": 17}
 
@@ -54,6 +55,11 @@ nodes_of_any_limit = lists_of_nodes(st.floats(0.03, 1))
 any_sizes = st.dictionaries(st.sampled_from(["hidden1", "heads0", "c3"]), st.integers(32, 70), min_size=1)
 
 
+def dealt_by(rule: Rule, sizes: Mapping[str, int]) -> Mapping[str, int]:
+    """The sizes of a network that the rule can deal out; blocks are axes of one unit."""
+    return {**sizes, **dict.fromkeys([f"block{n}" for n in range(1, 6)], 1)} if isinstance(rule, Blocks) else sizes
+
+
 every_rule = pytest.mark.parametrize(
     "rule", [make(**ARGUMENTS.get(name, {})) for name, make in RULES.items()], ids=RULES
 )
@@ -70,6 +76,7 @@ def content(plan: Plan) -> list[tuple[tuple[int, ...], dict[str, list[int]]]]:
 def test_every_node_holds_some_units_of_every_axis(
     rule: Rule, round: int, nodes: list[Node], sizes: Mapping[str, int], seed: int
 ) -> None:
+    sizes = dealt_by(rule, sizes)
     plan = rule(round, nodes, sizes, generator(seed))
     assert sorted(plan) == sorted(node.id for node in nodes)
     assert len(plan) == len(nodes)
@@ -79,9 +86,9 @@ def test_every_node_holds_some_units_of_every_axis(
         assert list(units) == list(sizes)  # in the factory's order
         for axis, held in units.items():
             assert held.dtype == torch.int64
-            assert len(held) >= 1
+            assert len(held) >= (1 if sizes[axis] > 1 else 0)  # a block is held or not
             assert bool((held.diff() > 0).all()), "sorted, each once"
-            assert 0 <= held[0] <= held[-1] < sizes[axis]
+            assert all(0 <= unit < sizes[axis] for unit in held.tolist())
 
 
 @every_rule
@@ -89,7 +96,7 @@ def test_every_node_holds_some_units_of_every_axis(
 def test_nodes_of_one_cohort_hold_the_very_same_units(
     rule: Rule, round: int, nodes: list[Node], sizes: Mapping[str, int], seed: int
 ) -> None:
-    plan = rule(round, nodes, sizes, generator(seed))
+    plan = rule(round, nodes, dealt_by(rule, sizes), generator(seed))
     for number, cohort in enumerate(plan.cohorts):
         for node in cohort:
             assert plan[node] is plan.subnets[number]
@@ -102,6 +109,7 @@ def test_a_rule_is_a_pure_function_of_its_arguments(
     rule: Rule, round: int, nodes: list[Node], sizes: Mapping[str, int], seed: int
 ) -> None:
     """The same arguments give the same plan, whatever was asked before; none is changed, nor any global stream."""
+    sizes = dealt_by(rule, sizes)
     before = copy.deepcopy((nodes, sizes)), np.random.get_state(), torch.get_rng_state()
     plan = rule(round, nodes, sizes, generator(seed))
     rule(round + 1, nodes[::-1], sizes, generator(seed + 1))
@@ -115,6 +123,8 @@ def test_a_rule_is_a_pure_function_of_its_arguments(
 @given(nodes_of_any_capacity, seeds)
 def test_a_plan_can_be_cut_and_merged(rule: Rule, nodes: list[Node], seed: int) -> None:
     build, sizes = mlp(5, 3), {"hidden1": 32, "hidden2": 40}
+    if isinstance(rule, Blocks):
+        build, sizes = resnet(1, 3, (4,)), dict(dealt_by(rule, {f"mid{n}": 3 for n in range(1, 6)}))
     arrays, axes = arrays_of(build(**sizes)), infer(build, sizes)
     plan, merge = rule(1, nodes, sizes, generator(seed)), Merge(arrays, axes)
     for node, units in plan.items():
@@ -129,7 +139,7 @@ def test_no_two_subnets_of_a_plan_are_the_same(
     rule: Rule, round: int, nodes: list[Node], sizes: Mapping[str, int], seed: int
 ) -> None:
     """What is the same is cut once: its nodes are one cohort."""
-    subnets = [units for _, units in content(rule(round, nodes, sizes, generator(seed)))]
+    subnets = [units for _, units in content(rule(round, nodes, dealt_by(rule, sizes), generator(seed)))]
     assert all(one != other for one, other in combinations(subnets, 2))
 
 
@@ -182,9 +192,12 @@ def test_fields_out_of_their_range_are_refused(name: str) -> None:
 @given(nodes_of_any_capacity, seeds)
 def test_a_coordinate_becomes_the_weighted_mean_of_its_holders(rule: Rule, nodes: list[Node], seed: int) -> None:
     """The oracle: sums over masks at the wide network's size. Nobody's coordinate keeps its bits."""
-    sizes = {"a": 32, "b": 40}
+    sizes = dealt_by(rule, {"a": 32, "b": 40})
+    blocks = [axis for axis, size in sizes.items() if size == 1]
     axes, rng = {"w": parse("a b"), "v": parse("(2 b) .")}, np.random.default_rng(seed)
+    axes |= {block: parse(f"{block}: b") for block in blocks}
     arrays = {"w": torch.from_numpy(rng.standard_normal((32, 40))), "v": torch.from_numpy(rng.standard_normal((80, 3)))}
+    arrays |= {block: torch.from_numpy(rng.standard_normal(40)) for block in blocks}
     total = {name: torch.zeros_like(array) for name, array in arrays.items()}
     weights = {name: torch.zeros_like(array) for name, array in arrays.items()}
     merge, plan = Merge(arrays, axes), rule(1, nodes, sizes, generator(seed))
@@ -192,8 +205,10 @@ def test_a_coordinate_becomes_the_weighted_mean_of_its_holders(rule: Rule, nodes
         grids = {
             "w": torch.meshgrid(units["a"], units["b"], indexing="ij"),
             "v": (torch.cat([units["b"], 40 + units["b"]]),),
+            **{block: (units["b"],) for block in blocks if len(units[block])},
         }
         weight, part = 1.0 + number % 3, extract(arrays, axes, units)
+        assert part.keys() == grids.keys()
         part = {name: value + float(rng.standard_normal()) for name, value in part.items()}
         for name, grid in grids.items():
             total[name][grid] += weight * part[name]
@@ -207,7 +222,7 @@ def test_a_coordinate_becomes_the_weighted_mean_of_its_holders(rule: Rule, nodes
 
 @every_rule
 def test_a_node_that_holds_nothing_is_not_in_the_plan(rule: Rule) -> None:
-    plan = rule(1, [Node(1), Node(2)], {"hidden1": 64}, generator(0))
+    plan = rule(1, [Node(1), Node(2)], dealt_by(rule, {"hidden1": 64}), generator(0))
     assert 3 not in plan
     with pytest.raises(KeyError):
         plan[3]
@@ -238,6 +253,6 @@ def test_plans_are_the_pinned_ones(name: str, golden: Callable[[str, Any], None]
     """The same bytes on any machine: two rounds, six nodes of unequal capacity."""
     rule = RULES[name](**ARGUMENTS.get(name, {}))
     nodes = [Node(100 + i, capacity) for i, capacity in enumerate([1.0, 0.5, 2.0, 1.0, 1.5, 1.0])]
-    plans = [rule(round, nodes, GOLDEN_SIZES, generator(7, round, "assign")) for round in (1, 2)]
+    plans = [rule(round, nodes, dealt_by(rule, GOLDEN_SIZES), generator(7, round, "assign")) for round in (1, 2)]
     as_json = [[{"nodes": list(cohort), "units": units} for cohort, units in content(plan)] for plan in plans]
     golden(f"plan_{name}", as_json)
