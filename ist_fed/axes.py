@@ -43,7 +43,7 @@ class Dim:
 
 
 Axes = Mapping[str, tuple[Dim, ...]]
-"""Name of an array of the state dict → its owners, then its dimensions. A tied weight stands once, under its first name."""
+"""Name of an array of the state dict → its owners and dimensions. A tied weight stands once, under its first name."""
 
 _OWNERS = re.compile(r"\s*((?:[^\W\d]\w*:\s*)*)(.*)", re.ASCII | re.DOTALL)
 _TERM = re.compile(r"\([^()]*\)|\S+")
@@ -78,12 +78,12 @@ def _parse_term(term: str, pattern: str) -> Dim:
 
 def describe(dims: tuple[Dim, ...]) -> str:
     """One array's owners and dimensions as they are written: `hidden2 hidden1`, `block2: . mid2`; a scalar is `()`."""
-    return " ".join([*map(str, owners_of(dims)), *map(str, dims_of(dims))] + ["()"] * (not dims_of(dims)))
+    return " ".join([str(dim) for dim in dims] + ["()"] * (not dims_of(dims)))
 
 
-def owners_of(dims: Sequence[Dim]) -> tuple[Dim, ...]:
-    """The blocks without which the array is not there."""
-    return tuple(dim for dim in dims if dim.owner)
+def owners_of(dims: Sequence[Dim]) -> tuple[str, ...]:
+    """The axes of the blocks without which the array is not there."""
+    return tuple(dim.axis for dim in dims if dim.owner and dim.axis is not None)
 
 
 def dims_of(dims: Sequence[Dim]) -> tuple[Dim, ...]:
@@ -230,7 +230,7 @@ def sizes_of(arrays: Mapping[str, Tensor], axes: Axes) -> dict[str, int]:
         dims = dims_of(axes[name])
         if len(dims) != array.ndim:
             raise AxesError(f"'{name}' has {array.ndim} dimensions, but its table says [{describe(axes[name])}]")
-        sizes |= {owner.axis: 1 for owner in owners_of(axes[name]) if owner.axis is not None}
+        sizes |= dict.fromkeys(owners_of(axes[name]), 1)
         for dim, length in zip(dims, array.shape, strict=True):
             if dim.axis is None:
                 continue

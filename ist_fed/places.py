@@ -43,9 +43,7 @@ def check_units(units: Units, sizes: Mapping[str, int]) -> dict[str, Tensor]:
 
 def places_of(arrays: Mapping[str, Tensor], axes: Axes, sizes: Mapping[str, int], units: Units) -> dict[str, Indices]:
     """Where the units stand in each array; one whose owner is not held is left out."""
-    held = [
-        name for name in arrays if all(own.axis not in units or len(units[own.axis]) for own in owners_of(axes[name]))
-    ]
+    held = [name for name in arrays if all(block not in units or len(units[block]) for block in owners_of(axes[name]))]
     positions: dict[Dim, Tensor] = {}
     for dim in {dim for name in held for dim in dims_of(axes[name])}:
         if dim.axis is not None and dim.axis in units:

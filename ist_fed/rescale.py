@@ -1,11 +1,13 @@
 """Rescaling: a narrow network sums fewer hidden inputs than the wide one; while it trains they may be multiplied.
 
+So may what each block adds to the stream, where some blocks are missing.
+
 A normalisation behind a layer undoes a factor, so with norms it is mostly the last layer that notices.
 
 Source: Dun et al., UAI 2022 (ResIST), which scales sums over blocks by how many of them are there.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import sqrt
@@ -17,17 +19,27 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.hooks import RemovableHandle
 
-from ist_fed.axes import Axes, Dim, dims_of, owners_of
+from ist_fed.axes import Axes, dims_of, owners_of
 from ist_fed.errors import AxesError
+from ist_fed.models import Branch
 from ist_fed.train import Rescale
 
 
 def scalable(model: nn.Module) -> dict[str, nn.Module]:
-    """The layers whose inputs are summed with weights: linear ones and convolutions, by name.
+    """The layers whose inputs are summed: linear ones and convolutions, with weights, and branches; by name.
 
     Subclasses are left out: what calls them may read their weights and never call them, as torch's attention does.
     """
-    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    kinds = (
+        Branch,
+        nn.Linear,
+        nn.Conv1d,
+        nn.Conv2d,
+        nn.Conv3d,
+        nn.ConvTranspose1d,
+        nn.ConvTranspose2d,
+        nn.ConvTranspose3d,
+    )
     return {name: module for name, module in model.named_modules() if type(module) in kinds}
 
 
@@ -47,13 +59,19 @@ class Rescaling:
         names: dict[int, str] = {}  # a tied weight stands in the table under its first name
         for name, parameter in model.named_parameters(remove_duplicate=False):
             names.setdefault(id(parameter), name)
-        self._inputs: dict[str, tuple[str, tuple[Dim, ...]]] = {}  # layer → axis of its inputs, and its owners
+        self._sums: dict[str, tuple[Sequence[str], Sequence[str]]] = {}  # layer → axes of what it sums, and its owners
+        blocks = sorted({owner for dims in axes.values() for owner in owners_of(dims)})
         for name, layer in scalable(model).items():
-            assert isinstance(layer, nn.Linear | _ConvNd)
-            dims = axes[names[id(layer.weight)]]
-            dim = dims_of(dims)[0 if isinstance(layer, _ConvTransposeNd) else 1]
-            if dim.axis is not None:
-                self._inputs[name] = dim.axis, owners_of(dims)
+            if isinstance(layer, Branch):
+                beside = next((array for array in axes if array.startswith(f"{name.rpartition('.')[0]}.")), None)
+                summed, owners = blocks, owners_of(axes[beside]) if beside else ()
+            else:
+                assert isinstance(layer, nn.Linear | _ConvNd)
+                dims = axes[names[id(layer.weight)]]
+                axis = dims_of(dims)[0 if isinstance(layer, _ConvTransposeNd) else 1].axis
+                summed, owners = [axis] if axis else [], owners_of(dims)
+            if summed and (owners or not isinstance(layer, Branch)):
+                self._sums[name] = summed, owners
         self.auto, self.reason = _auto(model)
 
     def __str__(self) -> str:
@@ -64,18 +82,19 @@ class Rescaling:
         """Layer → what its inputs are multiplied by; a layer that is left out takes them as they are.
 
         Args:
-            how: `none`, by the ratio of widths (`full`), by its square root (`sqrt`), or `auto`.
+            how: `none`, by the ratio of widths and, of branches, of numbers of blocks (`full`), by its square root
+                (`sqrt`), or `auto`.
             full: units of each axis of the full network.
             narrow: units of each axis of the subnet.
         """
         how = self.auto if how == "auto" else how
         if how == "none":
             return {}
-        ratios = {
-            name: full[axis] / narrow[axis]
-            for name, (axis, owners) in self._inputs.items()
-            if narrow[axis] < full[axis] and all(narrow[str(owner.axis)] for owner in owners)
-        }
+        ratios = {}
+        for name, (axes, owners) in self._sums.items():
+            wide, here = (sum(sizes[axis] for axis in axes) for sizes in (full, narrow))
+            if here < wide and all(narrow[owner] for owner in owners):
+                ratios[name] = wide / here
         return {name: sqrt(ratio) if how == "sqrt" else ratio for name, ratio in ratios.items()}
 
 

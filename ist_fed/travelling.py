@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from ist_fed.arrays import Arrays
-from ist_fed.axes import Axes, owners_of
+from ist_fed.axes import Axes
 from ist_fed.errors import AxesError
 from ist_fed.optimizer_state import SLOTS, no_state, split_state, trainable
 from ist_fed.train import Training
@@ -34,7 +34,7 @@ class Travelling:
         self._state: dict[str, Tensor] = {}
         every = {slot for slots in SLOTS.values() for slot in slots}
         beside = {
-            f"{slot}/{name}": axes[name] if slot != "step" else owners_of(axes[name])
+            f"{slot}/{name}": axes[name] if slot != "step" else tuple(dim for dim in axes[name] if dim.owner)
             for slot in every
             for name in self._parameters
         }

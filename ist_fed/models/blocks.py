@@ -3,7 +3,14 @@
 import re
 from collections.abc import Collection, Mapping
 
+from torch import nn
+
 from ist_fed.errors import TaskError
+
+
+class Branch(nn.Identity):
+    """What a block adds to the stream passes through it; where fewer blocks train than there are it may be scaled."""
+
 
 _NAME = re.compile(r"block(\d+)")
 

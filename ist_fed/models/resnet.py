@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from ist_fed.arrays import Build
 from ist_fed.errors import TaskError
-from ist_fed.models.blocks import apart, check_blocks
+from ist_fed.models.blocks import Branch, apart, check_blocks
 from ist_fed.models.norm import Norm, check_norm, norm_channels
 
 Order = Literal["standard", "preactivation"]
@@ -83,13 +83,14 @@ class _Standard(nn.Module):
         super().__init__()
         self.conv1, self.norm1 = _conv(before, mid, stride=stride), norm_channels(norm, mid)
         self.conv2, self.norm2 = _conv(mid, after), norm_channels(norm, after)
+        self.branch = Branch()
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or before != after:
             self.shortcut = nn.Sequential(_conv(before, after, 1, stride), norm_channels(norm, after))
 
     def forward(self, x: Tensor) -> Tensor:
         branch = self.norm2(self.conv2(functional.relu(self.norm1(self.conv1(x)))))
-        return functional.relu(self.shortcut(x) + branch)
+        return functional.relu(self.shortcut(x) + self.branch(branch))
 
 
 class _Preactivation(nn.Module):
@@ -99,9 +100,10 @@ class _Preactivation(nn.Module):
         super().__init__()
         self.norm1, self.conv1 = norm_channels(norm, before), _conv(before, mid, stride=stride)
         self.norm2, self.conv2 = norm_channels(norm, mid), _conv(mid, after)
+        self.branch = Branch()
         self.shortcut = _conv(before, after, 1, stride) if stride > 1 or before != after else None
 
     def forward(self, x: Tensor) -> Tensor:
         active = functional.relu(self.norm1(x))
-        branch: Tensor = self.conv2(functional.relu(self.norm2(self.conv1(active))))
+        branch: Tensor = self.branch(self.conv2(functional.relu(self.norm2(self.conv1(active)))))
         return branch + (x if self.shortcut is None else self.shortcut(active))

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from ist_fed.arrays import Build
 from ist_fed.errors import TaskError
-from ist_fed.models.blocks import apart, check_blocks
+from ist_fed.models.blocks import Branch, apart, check_blocks
 
 Norm = Literal["layer", "rms"]
 
@@ -22,8 +22,8 @@ def transformer(vocabulary: int, width: int, head: int, norm: Norm = "layer", ti
 
     The residual stream is whole; only what a block does within itself is cut: its heads, each with its rows of the
     query, key and value projections and its columns of the output projection, and the units of its feed-forward
-    layer. A size `block1 = 1` beside them makes the block of `heads1` and `ffn1` an axis of its own, which a client holds
-    or not. Positions are rotary: no array belongs to them, and a text may be of any length.
+    layer. A size `block1 = 1` beside them makes the block of `heads1` and `ffn1` an axis of its own, which a client
+    holds or not. Positions are rotary: no array belongs to them, and a text may be of any length.
 
     Args:
         vocabulary: how many tokens there are.
@@ -98,10 +98,11 @@ class _Block(nn.Module):
         self.q, self.k, self.v = (nn.Linear(width, heads * head, bias=False) for _ in range(3))
         self.out = nn.Linear(heads * head, width, bias=False)
         self.up, self.down = nn.Linear(width, units), nn.Linear(units, width)
+        self.branch = Branch()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self._attention(self.norm1(x))
-        return x + self.down(functional.gelu(self.up(self.norm2(x))))  # type: ignore[no-any-return]
+        x = x + self.branch(self._attention(self.norm1(x)))
+        return x + self.branch(self.down(functional.gelu(self.up(self.norm2(x)))))  # type: ignore[no-any-return]
 
     def _attention(self, x: Tensor) -> Tensor:
         q, k, v = (each(x).unflatten(-1, (-1, self._head)).transpose(-3, -2) for each in (self.q, self.k, self.v))

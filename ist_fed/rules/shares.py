@@ -73,8 +73,8 @@ def check_groups(groups: int, sizes: Mapping[str, int], least: int, holders: int
     axis, size = min(sizes.items(), key=lambda item: item[1])
     if holders * size < groups * least and size == 1:
         raise RuleError(
-            f"an axis of one unit, such as '{axis}', is a whole block, and this rule deals out the units of wider axes; "
-            f"use the rule 'blocks', or leave '{axis}' out of the sizes"
+            f"this rule deals out the units of an axis, but '{axis}' has one unit, which is a whole block; use the "
+            f"rule 'blocks', or leave '{axis}' out of the sizes"
         )
     if holders * size < groups * least:
         times = f", each held {holders} times," * (holders > 1)

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, TensorDataset
 from ist_fed.arrays import Build
 from ist_fed.errors import TaskError
 from ist_fed.models.norm import Norm
+from ist_fed.models.resnet import Order
 from ist_fed.tasks.classification import Classification
 from ist_fed.tasks.images import Model, image_network
 from ist_fed.tasks.partition import Split, check_client, check_split, partition
@@ -32,6 +33,7 @@ class Digits(Classification):
         model: `mlp`, with one hidden layer for each size of the scenario and images as rows of 64; `cnn`, with sizes
             `conv1`, … and `hidden1`, …; or `resnet`, with stages of 16 and 32 channels and one block for each size.
         norm: normalisation of the network: `batch`, `layer` or `none`.
+        order: of a resnet's blocks, `standard` or `preactivation`.
         partition: how the training images are dealt out to clients: `iid`, `dirichlet` or `sorted`.
         alpha: concentration of the Dirichlet draw.
         partition_seed: of the deal; it is not the scenario's seed, so that runs with several seeds share their data.
@@ -39,6 +41,7 @@ class Digits(Classification):
 
     model: Model = "mlp"
     norm: Norm = "batch"
+    order: Order = "standard"
     partition: Split = "iid"
     alpha: float = 0.5
     partition_seed: int = 0
@@ -53,7 +56,7 @@ class Digits(Classification):
         return self._network()(**sizes)
 
     def _network(self) -> Build:
-        return image_network(self.model, (1, 8, 8), 10, self.norm)
+        return image_network(self.model, (1, 8, 8), 10, self.norm, order=self.order)
 
     def client_data(self, client: int, clients: int) -> Dataset[Batch]:
         """One client's share of the training images."""
