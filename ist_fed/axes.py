@@ -152,31 +152,31 @@ def _owners(build: Build, sizes: Mapping[str, int], shapes: _Shapes) -> defaultd
     """Array → its owners: of the axes of one unit those without which it is not there."""
     owners = defaultdict[str, list[str]](list)
     for axis, units in sizes.items():
-        for name in _left_out(build, {**sizes, axis: 0}, shapes) if units == 1 else ():
+        for name in _missing(build, sizes, [axis], shapes) if units == 1 else ():
             owners[name].append(axis)
-    blocks = {axis for own in owners.values() for axis in own}
-    if blocks and _left_out(build, {**sizes, **dict.fromkeys(blocks, 0)}, shapes) != owners.keys():
+    blocks = sorted({axis for own in owners.values() for axis in own})
+    if blocks and _missing(build, sizes, blocks, shapes) != owners.keys():
         raise AxesError(
-            f"a block's arrays are its own, but without any of {sorted(blocks)} other arrays are missing than without "
-            f"each alone; let blocks share no array"
+            f"a block's arrays are its own, but without any of {', '.join(blocks)} other arrays are missing than "
+            f"without each alone; let every block keep its name whoever else is there, and share no array"
         )
     return owners
 
 
-def _left_out(build: Build, sizes: Mapping[str, int], shapes: _Shapes) -> set[str]:
-    """The arrays that are missing where an axis has no unit; none if the factory must have one."""
+def _missing(build: Build, sizes: Mapping[str, int], blocks: Sequence[str], shapes: _Shapes) -> set[str]:
+    """The arrays that are missing where axes have no unit; none if the factory must have one."""
     try:
         with warnings.catch_warnings(action="ignore"):  # of layers without units
-            left = _shapes(build, sizes)
+            left = _shapes(build, {**sizes, **dict.fromkeys(blocks, 0)})
     except AxesError:
         return set()
     missing = shapes.keys() - left.keys()
-    changed = sorted(name for name, shape in left.items() if shapes.get(name) != shape)
+    changed = [name for name, shape in left.items() if shapes.get(name) != shape]
     if missing and changed:
         raise AxesError(
-            f"leaving a block out takes its arrays away and changes no other, but with {sizes} not only "
-            f"{sorted(missing)} are missing, but {changed} are others; name submodules alike with and without it, and "
-            f"never leave out what changes the stream's shape"
+            f"leaving a block out takes its arrays away and changes no other, but without {', '.join(blocks)} not only "
+            f"'{min(missing)}' is missing: '{changed[0]}' is another; let every block keep its name whoever else is "
+            f"there, and do not leave out what changes the stream's shape"
         )
     return missing
 
@@ -214,6 +214,11 @@ def _declared(name: str, pattern: str, derived: Axes) -> tuple[Dim, ...]:
             f"the declaration of '{name}' must multiply out to its shape, [{describe(shape)}], but is [{pattern}]"
         )
     return dims
+
+
+def blocks_of(axes: Axes) -> list[str]:
+    """The axes that are blocks."""
+    return list(dict.fromkeys(owner for dims in axes.values() for owner in owners_of(dims)))
 
 
 def sizes_of(arrays: Mapping[str, Tensor], axes: Axes) -> dict[str, int]:

@@ -1,7 +1,8 @@
 """How much each client should hold: what fits in its memory, and what lets a round end for all at once."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence, Sized
-from math import floor, fsum, inf, sqrt
+from math import ceil, floor, fsum, inf, sqrt
 
 _PARTS = 1024  # a limit is a whole number of these; a power of two, so that no rounding is lost on the way
 
@@ -30,9 +31,35 @@ def largest_share(sizes: Mapping[str, int], fits: Callable[[dict[str, int]], boo
     return most / _PARTS
 
 
+def largest_depth(
+    sizes: Mapping[str, int], blocks: Sequence[str], needs: Callable[[dict[str, int]], int], room: int
+) -> float:
+    """The largest fraction of the blocks that fits, whichever they are, beside all else; 0 if none does.
+
+    Args:
+        sizes: units of each axis of the full network.
+        blocks: the axes that are blocks, 1024 at most.
+        needs: what a subnet of these sizes needs; taken to grow with each block by about what the block alone does.
+        room: how much of that there is.
+    """
+
+    def only(held: Sequence[str]) -> int:
+        return needs({axis: size if axis in held or axis not in blocks else 0 for axis, size in sizes.items()})
+
+    if needs(dict(sizes)) <= room:
+        return 1.0
+    costliest = sorted(blocks, key=lambda block: only([block]), reverse=True)
+    most = bisect_right(range(len(blocks) + 1), room, key=lambda depth: only(costliest[:depth])) - 1
+    return ceil(_PARTS * max(0, most) / len(blocks)) / _PARTS  # rounded up, so that times their number it is `most`
+
+
 def share(units: Mapping[str, Sized], sizes: Mapping[str, int]) -> float:
-    """The fraction of an axis that a subnet holds, on the mean of all axes; one left out is held whole."""
-    return fsum(len(units[axis]) / size if axis in units else 1.0 for axis, size in sizes.items()) / len(sizes)
+    """The fraction of an axis that a subnet holds, on the mean of all axes; one left out is held whole.
+
+    Where there are axes of one unit, which are blocks, the others are whole in every subnet, and do not count.
+    """
+    dealt = {axis: size for axis, size in sizes.items() if size == 1} or sizes
+    return fsum(len(units[axis]) / size if axis in units else 1.0 for axis, size in dealt.items()) / len(dealt)
 
 
 def adapted(capacities: Sequence[float], shares: Sequence[float], seconds: Sequence[float]) -> list[float]:

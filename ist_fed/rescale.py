@@ -19,7 +19,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.hooks import RemovableHandle
 
-from ist_fed.axes import Axes, dims_of, owners_of
+from ist_fed.axes import Axes, blocks_of, dims_of, owners_of
 from ist_fed.errors import AxesError
 from ist_fed.models import Branch
 from ist_fed.train import Rescale
@@ -60,7 +60,7 @@ class Rescaling:
         for name, parameter in model.named_parameters(remove_duplicate=False):
             names.setdefault(id(parameter), name)
         self._sums: dict[str, tuple[Sequence[str], Sequence[str]]] = {}  # layer → axes of what it sums, and its owners
-        blocks = sorted({owner for dims in axes.values() for owner in owners_of(dims)})
+        blocks = blocks_of(axes)
         for name, layer in scalable(model).items():
             if isinstance(layer, Branch):
                 beside = next((array for array in axes if array.startswith(f"{name.rpartition('.')[0]}.")), None)

@@ -15,8 +15,9 @@ from torch.utils.data import Dataset
 
 from ist_fed import wire
 from ist_fed.arrays import Arrays, arrays_of, build_on_meta
+from ist_fed.axes import blocks_of, infer
 from ist_fed.batches import length
-from ist_fed.capacity import largest_share
+from ist_fed.capacity import largest_depth, largest_share
 from ist_fed.cost import cost
 from ist_fed.device import format_bytes, free_memory, return_freed_memory
 from ist_fed.errors import IstFedError, SecureError, TaskError, TrainingError, WireError
@@ -40,6 +41,8 @@ _SECURE_ONLY = (
 _NOT_SECURE = (
     "a secure round is for clients with a signing key, but this one has none; start it with --signer NAME.sign.pem"
 )
+
+_KEPT = 256  # estimates of memory
 
 _Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
@@ -94,7 +97,7 @@ class Worker:
         self._secrecy = Secrecy(member, self._trained) if member else None
         self.link = 0.0
         self._step_seconds = 0.0
-        self._needed: tuple[object, int] = (None, 0)
+        self._needed: dict[object, int] = {}
         self._shapes: tuple[object, _Shapes] = (None, {})  # of the last order, which are mostly those of the next
         self._profile = wire.Profile(client=client, examples=length(data), capacity=float(capacity))
 
@@ -108,10 +111,17 @@ class Worker:
         if question is not None and self._memory != 0:
             with suppress(IstFedError):  # what is wrong is said when there is an order
                 training = _training_of(question.training)
-                limit = largest_share(question.sizes, lambda sizes: self._estimate(sizes, training) <= memory)
+                limit = self._limit(question.sizes, training, memory)
         return replace(
             self._profile, memory=memory, limit=limit, step_seconds=self._step_seconds, link=float(self.link)
         )
+
+    def _limit(self, sizes: dict[str, int], training: Training, memory: int) -> float:
+        """The largest fraction of every axis that fits; of a network with blocks, of these."""
+        blocks = blocks_of(infer(self._task.build, sizes, self._task.declared)) if 1 in sizes.values() else []
+        if blocks:
+            return largest_depth(sizes, blocks, lambda sizes: self._estimate(sizes, training), memory)
+        return largest_share(sizes, lambda sizes: self._estimate(sizes, training) <= memory)
 
     def train(self, message: Message) -> Message:
         """Train the subnet of an order; what goes wrong in training is said in the reply, in words."""
@@ -231,14 +241,16 @@ class Worker:
         return free_memory(self._device) if self._memory is None else self._memory
 
     def _estimate(self, sizes: dict[str, int], training: Training) -> int:
-        """Bytes that training takes at its peak; the last answer is kept, for the next question is mostly the same."""
-        asked = (sizes, training)
-        if asked != self._needed[0]:
+        """Bytes that training takes at its peak; answers are kept, for the next questions are mostly the same."""
+        asked = (tuple(sizes.items()), training)
+        if asked not in self._needed:
             known = cost(self._task, sizes, training, data=self.data, device=self._device, amp=self._amp)
             # A gradient of its own for each example of a batch, and what is made of it on the way.
             apart = 2 * 4 * training.batch_size * known.parameters if self._guard else 0
-            self._needed = (asked, known.memory + apart)
-        return self._needed[1]
+            if len(self._needed) >= _KEPT:
+                self._needed.clear()
+            self._needed[asked] = known.memory + apart
+        return self._needed[asked]
 
 
 def opened(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ist_fed.capacity import adapted, largest_share, narrowed, share
+from ist_fed.capacity import adapted, largest_depth, largest_share, narrowed, share
 
 SIZES = {"hidden1": 300, "hidden2": 77}
 
@@ -26,6 +26,25 @@ def test_the_largest_share_is_the_last_that_fits(room: int) -> None:
     assert largest_share(SIZES, fits) == max(fitting, default=0.0)
 
 
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=12), st.integers(0, 400))
+def test_as_many_blocks_as_fit_whichever_they_are(weights: list[int], room: int) -> None:
+    """Against all choices of that many, and of one more."""
+    needs = {f"block{n}": weight for n, weight in enumerate(weights)}
+    sizes = {"wide": 300, **dict.fromkeys(needs, 1)}
+
+    def total(held: dict[str, int]) -> int:
+        assert held["wide"] == 300
+        return 20 + sum(needs[block] for block in needs if held[block])
+
+    limit = largest_depth(sizes, list(needs), total, room)
+    most = int(limit * len(weights))
+    costliest = sorted(weights, reverse=True)
+    assert most == 0 or 20 + sum(costliest[:most]) <= room
+    assert most == len(weights) or 20 + sum(costliest[: most + 1]) > room
+    assert most / len(weights) <= limit <= 1
+    assert (limit == 1) == (most == len(weights))
+
+
 def test_what_fits_whole_is_asked_once() -> None:
     asked = []
     assert largest_share(SIZES, lambda sizes: not asked.append(sizes)) == 1.0
@@ -41,6 +60,10 @@ def test_a_narrowed_subnet_holds_no_more_than_its_share_but_one_unit(part: float
 def test_the_share_of_a_subnet_is_the_mean_over_the_axes() -> None:
     assert share({"hidden1": range(150), "hidden2": range(77)}, SIZES) == 0.75
     assert share({"hidden1": range(30)}, SIZES) == pytest.approx(0.55)  # an axis left out is held whole
+    blocks = {**SIZES, "block1": 1, "block2": 1, "block3": 1, "block4": 1}
+    assert (
+        share({"block1": range(0), "block2": range(1), "hidden1": range(300)}, blocks) == 0.75
+    )  # whole but for blocks
 
 
 # --- Time -------------------------------------------------------------------------------------------------------------

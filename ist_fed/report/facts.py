@@ -1,10 +1,10 @@
 """All that the page about one run is written from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ist_fed.report.curves import is_final, lines_of, metric_of, model_of, per_client
-from ist_fed.report.holdings import Holdings, plans_of, summarise
+from ist_fed.report.holdings import Holdings, blocks_as_units, has_blocks, plans_of, summarise
 from ist_fed.report.network import Network, network_of
 from ist_fed.rules import Plan
 from ist_fed.run import Run
@@ -21,6 +21,7 @@ class Facts:
     model: dict[str, Any]
     network: Network | None
     plans: list[Plan]
+    shown: tuple[list[Plan], dict[str, int]]  # plans and sizes as they are drawn: of blocks, as if they were units
     holdings: Holdings
     full_bytes: int | None  # of the full network's arrays
     parameters: int | None  # of the full network
@@ -39,6 +40,11 @@ class Facts:
     def lends(self) -> bool:
         """Whether units were lent to one client at a time, and not dealt out in rounds."""
         return self.scenario.rule.get("name") == "lease"
+
+    @property
+    def unit(self) -> str:
+        """What the rule dealt out, one of it."""
+        return "block" if "blocks" in self.shown[1] else "hidden unit"
 
     @property
     def done(self) -> bool:
@@ -71,14 +77,19 @@ def gather(run: Run, task: Task | None) -> Facts:
         RunError: no round is finished, or a file cannot be read.
     """
     lines, model, network = lines_of(run), model_of(run), network_of(run.scenario, task)
-    plans = plans_of(run.scenario, lines)
+    plans, sizes = plans_of(run.scenario, lines), run.scenario.sizes
+    shown, holdings = (plans, sizes), summarise(plans, sizes, network)
+    if has_blocks(plans):
+        shown = blocks_as_units(plans, sizes)
+        holdings = replace(summarise(*shown, None), parameters=holdings.parameters)
     return Facts(
         run=run,
         lines=lines,
         model=model,
         network=network,
         plans=plans,
-        holdings=summarise(plans, run.scenario.sizes, network),
+        shown=shown,
+        holdings=holdings,
         full_bytes=network.bytes if network else model.get("bytes"),
         parameters=network.parameters() if network else model.get("parameters"),
     )

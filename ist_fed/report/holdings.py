@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
+import torch
 
 from ist_fed.coverage import count_trained, untrained
 from ist_fed.errors import RunError
+from ist_fed.places import Units
 from ist_fed.report.curves import Line
 from ist_fed.report.network import Key, Network
 from ist_fed.rules import Disjoint, Lease, Node, Plan, plan_round
@@ -56,6 +58,28 @@ def held(plan: Plan, axis: str, size: int) -> np.ndarray:
 def sizes_of(plan: Plan, sizes: Mapping[str, int]) -> list[dict[str, int]]:
     """Units of each axis in each subnet."""
     return [{axis: len(units.get(axis, range(n))) for axis, n in sizes.items()} for units in plan.subnets]
+
+
+def has_blocks(plans: Sequence[Plan]) -> bool:
+    """Whether some subnet was without a block: an axis of which it held nothing."""
+    return any(not len(held) for plan in plans for units in plan.subnets for held in units.values())
+
+
+def blocks_as_units(plans: Sequence[Plan], sizes: Mapping[str, int]) -> tuple[list[Plan], dict[str, int]]:
+    """The same for people to look at: blocks are the units of one axis, and what everyone holds whole is left out.
+
+    Returns:
+        The plans, and the sizes of the full network, as if its blocks were units of an axis `blocks`.
+    """
+    blocks = [axis for axis, size in sizes.items() if size == 1]
+    cut = [axis for axis, n in sizes.items() if n > 1 and any(not held(plan, axis, n).all() for plan in plans)]
+
+    def one(units: Units) -> Units:
+        own = [at for at, axis in enumerate(blocks) if len(units.get(axis, range(1)))]
+        return {**{axis: units[axis] for axis in cut if axis in units}, "blocks": torch.tensor(own, dtype=torch.int64)}
+
+    seen = [Plan(subnets=tuple(map(one, plan.subnets)), cohorts=plan.cohorts) for plan in plans]
+    return seen, {**{axis: sizes[axis] for axis in cut}, "blocks": len(blocks)}
 
 
 def followed(plans: Sequence[Plan]) -> int:

@@ -63,7 +63,9 @@ class _Drawing:
         self.text(0.1, top + 0.4, below, 9.5, color=self.theme.muted)
 
 
-def one_round_picture(round: int, plan: Plan, sizes: Mapping[str, int], network: Network | None) -> Picture:
+def one_round_picture(
+    round: int, plan: Plan, sizes: Mapping[str, int], network: Network | None, unit: str = "hidden unit"
+) -> Picture:
     """The drawing of one round.
 
     Args:
@@ -71,16 +73,19 @@ def one_round_picture(round: int, plan: Plan, sizes: Mapping[str, int], network:
         plan: who held what in it.
         sizes: units of each axis of the full network.
         network: tells a subnet's share of the weights; without it the share of the units is told.
+        unit: what a unit is called.
     """
     return Picture(
         "round",
-        f"the network's layers in round {round}, every hidden unit in the colour of its subnet, and below them the "
-        f"narrow network that each subnet is",
-        lambda theme: _draw(theme, round, plan, sizes, network),
+        f"the network's layers in round {round}, every {unit} in the colour of its subnet, and below them the "
+        f"network that each subnet is",
+        lambda theme: _draw(theme, round, plan, sizes, network, unit),
     )
 
 
-def _draw(theme: Theme, round: int, plan: Plan, sizes: Mapping[str, int], network: Network | None) -> "Figure":
+def _draw(
+    theme: Theme, round: int, plan: Plan, sizes: Mapping[str, int], network: Network | None, unit: str
+) -> "Figure":
     shown = dict(list(sizes.items())[:AXES])
     lower = _HEAD + _height(len(shown), _GAP) + 0.3
     height = lower + _HEAD + _height(len(shown), _NEAR) + _FOOT
@@ -90,16 +95,16 @@ def _draw(theme: Theme, round: int, plan: Plan, sizes: Mapping[str, int], networ
     drawing = _Drawing(axes=axes, theme=theme, plan=plan)
     rows = {axis: _row(plan, axis, size) for axis, size in shown.items()}
 
-    drawing.title(0, f"On the server in round {round}: the whole network", _meaning(rows, shown))
+    drawing.title(0, f"On the server in round {round}: the whole network", _meaning(rows, shown, unit))
     _whole(drawing, rows, shown, _HEAD, len(sizes))
     drawing.title(lower, "On the clients", "each client holds one of these networks, and trains it on its own data")
     _parts(drawing, rows, sizes, lower + _HEAD, network)
     return figure
 
 
-def _meaning(rows: Mapping[str, list[_Dot]], sizes: Mapping[str, int]) -> str:
+def _meaning(rows: Mapping[str, list[_Dot]], sizes: Mapping[str, int], unit: str) -> str:
     every = all(len(rows[axis]) == size for axis, size in sizes.items())
-    drawn = "every hidden unit" if every else "a sample of the hidden units"
+    drawn = f"every {unit}" if every else f"a sample of the {unit}s"
     if any(len(dot.subnets) > 1 for row in rows.values() for dot in row):
         return f"{drawn}, in the colours of the subnets that hold it for this round"
     return f"{drawn}, in the colour of the subnet that it belongs to for this round"

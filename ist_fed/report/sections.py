@@ -24,9 +24,9 @@ def one_round(facts: Facts, drawn: dict[str, Drawn]) -> list[Html]:
     scenario, training, holdings = facts.scenario, facts.scenario.training, facts.holdings
     fewest, most = holdings.subnets
     subnets = count(most, "subnet") if fewest == most else f"{fewest} to {most} subnets"
-    deal = f"The rule, {rule_text(scenario.rule)}, dealt the hidden units out to {subnets}"
+    deal = f"The rule, {rule_text(scenario.rule)}, dealt the {facts.unit}s out to {subnets}"
     if holdings.always_whole:
-        deal = f"The rule, {rule_text(scenario.rule)}, gave every hidden unit to every client"
+        deal = f"The rule, {rule_text(scenario.rule)}, gave every {facts.unit} to every client"
     else:
         kept = scenario.rule.get("keep", 1)
         moving = ", the clients moving on in between" if scenario.rule.get("rotate", True) else ""
@@ -42,6 +42,10 @@ def one_round(facts: Facts, drawn: dict[str, Drawn]) -> list[Html]:
         "Each client was sent the network that its units make. A weight between two hidden units travels only if both "
         "belong to the client's subnet; the network's inputs and outputs are not cut."
     )
+    if facts.unit == "block":
+        send = (
+            "Each client was sent its blocks, and all that is not dealt out: the network's stream, inputs and outputs."
+        )
     steps = [
         ("Deal.", f"{deal}."),
         ("Send.", "Each client was sent the whole network." if holdings.always_whole else send),
@@ -50,7 +54,7 @@ def one_round(facts: Facts, drawn: dict[str, Drawn]) -> list[Html]:
             f"Each client took {count(scenario.local_steps, 'step')} of {training.optimizer.upper()} with "
             f"{count(training.batch_size, 'example')} a step. The examples stayed where they were.",
         ),
-        ("Merge.", _merging(holdings)),
+        ("Merge.", _merging(holdings, facts.unit)),
     ]
     return [
         tag("h2", "One round"),
@@ -59,10 +63,12 @@ def one_round(facts: Facts, drawn: dict[str, Drawn]) -> list[Html]:
     ]
 
 
-def _merging(holdings: Holdings) -> str:
+def _merging(holdings: Holdings, unit: str) -> str:
     if holdings.always_whole:
         return "The server took the mean of what came back, weight by weight."
     own = "each weight was written back to its place"
+    if unit == "block":
+        own += ", and what everyone has became the mean of what came back"
     if holdings.cohort > 1 or not holdings.disjoint:
         own = "a weight that came back from several clients became their mean, and the others were copied"
     if holdings.cohort > 1 and holdings.disjoint:
@@ -73,6 +79,11 @@ def _merging(holdings: Holdings) -> str:
 def _round_caption(facts: Facts) -> str:
     if facts.holdings.always_whole:
         return "Every hidden unit has one colour, because there is one subnet: the whole network."
+    if facts.unit == "block":
+        text = (
+            "Blocks of one colour are one subnet: a network without the others, past which the stream goes unchanged."
+        )
+        return text if facts.holdings.disjoint else f"{text} A block of several colours is in several."
     text = (
         "Follow one colour from the inputs to the outputs: those units, and the lines that join them, are one subnet. "
         "It has the same depth as the whole network, and is narrower."
@@ -124,31 +135,31 @@ def units(facts: Facts, drawn: dict[str, Drawn]) -> list[Html]:
     holdings, client = facts.holdings, followed(facts.plans)
     more = []
     if not holdings.disjoint:
-        more.append("A tile of several colours is a unit that several subnets held.")
+        more.append(f"A tile of several colours is a {facts.unit.split()[-1]} that several subnets held.")
     if holdings.redrawn:
         kept = facts.scenario.rule.get("keep", 1)
         more.append(f"A letter means a new subnet {'in each round' if kept == 1 else f'every {kept} rounds'}.")
     if len(facts.lines) > ROUNDS:
         more.append(f"The first {ROUNDS} rounds are shown.")
-    if len(facts.scenario.sizes) > AXES:
-        more.append(f"The first {AXES} of {len(facts.scenario.sizes)} axes are shown.")
+    if len(facts.shown[1]) > AXES:
+        more.append(f"The first {AXES} of {len(facts.shown[1])} axes are shown.")
     return [
         tag("h2", "Who held which units"),
         paragraph(
-            f"Each column is a round, each row a hidden unit (an even sample of them), and the colour is that of the "
+            f"Each column is a round, each row a {facts.unit} (an even sample of them), and the colour is that of the "
             f"subnet that held it. Dots follow client {client}.",
             *more,
         ),
         tag("div", figure(drawn["units"]), class_="wide"),
-        paragraph(_seen(holdings, client)),
+        paragraph(_seen(holdings, client, facts.unit)),
     ]
 
 
-def _seen(holdings: Holdings, client: int) -> str:
+def _seen(holdings: Holdings, client: int, unit: str) -> str:
     if holdings.always_whole:
         return ""
     return (
-        f"Over the run, client {client} held {percent(holdings.seen)} of the hidden units at one time or another. "
+        f"Over the run, client {client} held {percent(holdings.seen)} of the {unit}s at one time or another. "
         f"Holding little at once saves traffic, memory and arithmetic; it keeps no secret from a client."
     )
 
@@ -165,7 +176,7 @@ def coverage(facts: Facts, drawn: dict[str, Drawn]) -> list[Html]:
         paragraph(
             f"After round {last['round']}, {percent(last['coverage'])} of the network had been trained by some client "
             f"at least once.",
-            f"What takes longest: {rare}." if not holdings.always_whole and len(facts.scenario.sizes) > 1 else "",
+            f"What takes longest: {rare}." if not holdings.always_whole and len(facts.shown[1]) > 1 else "",
         ),
         tag("div", figure(drawn["coverage"]), class_="narrow"),
     ]
@@ -274,7 +285,7 @@ def _shown(folder: Path) -> str:
 
 
 _WORDS = (
-    ("unit", "One hidden neuron, channel or attention head."),
+    ("unit", "One hidden neuron, channel, attention head, or residual block."),
     ("axis", "The units of one hidden layer."),
     ("subnet", "The narrow network that some units of every axis make, with the weights between them."),
     ("client", "A device with data of its own. It holds one subnet at a time, never sends its data, and trains."),

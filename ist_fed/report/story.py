@@ -38,9 +38,10 @@ def write_report(run: Run, task: Task | None = None) -> Path:
 def _pictures(facts: Facts) -> list[Picture]:
     scenario, rounds = facts.scenario, rounds_of(facts.lines)
     expected = expected_coverage(scenario, facts.lines, facts.plans, facts.network)
+    (plans, sizes), network = facts.shown, facts.network if facts.plans is facts.shown[0] else None
     return [
-        one_round_picture(rounds[0], facts.plans[0], scenario.sizes, facts.network),
-        *([] if facts.lends else [units_picture(rounds, facts.plans, scenario.sizes)]),
+        one_round_picture(rounds[0], plans[0], sizes, network, facts.unit),
+        *([] if facts.lends else [units_picture(rounds, plans, sizes)]),
         *pictures(facts.lines, expected, facts.full_bytes),
     ]
 
@@ -84,13 +85,14 @@ def _summary(facts: Facts) -> Html:
             "Every client held the whole network in every round, so nothing was cut: this is federated averaging "
             "(FedAvg), with which runs of subnets are compared.",
         )
-    held = f"{shares(holdings.units)} of its hidden units"
+    held = f"{shares(holdings.units)} of its {facts.unit}s"
     if holdings.parameters is not None:
         held += f", and with them {shares(holdings.parameters)} of its parameters"
+    kind = "shallower" if facts.unit == "block" else "narrow"
     never = "Some clients held all of it, others a part" if holdings.whole else "No client ever held all of it"
     return paragraph(
         start,
-        f"{never}: in each round a client was sent a narrow network, a subnet, with {held}.",
+        f"{never}: in each round a client was sent a {kind} network, a subnet, with {held}.",
         f"It trained that for {count(scenario.local_steps, 'step')} and sent it back, and the server put the pieces "
         f"together.",
     )

@@ -17,6 +17,7 @@ import torch
 from ist_fed.errors import RuleError
 from ist_fed.places import Units
 from ist_fed.rules.plan import Node, Plan, check_nodes
+from ist_fed.rules.shares import is_a_block
 from ist_fed.seeds import generator
 
 
@@ -62,6 +63,8 @@ class Lease:
         wished = {}
         for axis, size in sizes.items():
             lendable, most = self.lendable(size), int(node.limit * size)
+            if lendable < self.min_units and size == 1:
+                raise RuleError(is_a_block(axis))
             if lendable < self.min_units:
                 raise RuleError(
                     f"every lease needs at least min_units={self.min_units} units of every axis, but axis '{axis}' has "

@@ -72,10 +72,7 @@ def check_groups(groups: int, sizes: Mapping[str, int], least: int, holders: int
     """Refuse to deal a network out to more groups than it has units for."""
     axis, size = min(sizes.items(), key=lambda item: item[1])
     if holders * size < groups * least and size == 1:
-        raise RuleError(
-            f"this rule deals out the units of an axis, but '{axis}' has one unit, which is a whole block; use the "
-            f"rule 'blocks', or leave '{axis}' out of the sizes"
-        )
+        raise RuleError(is_a_block(axis))
     if holders * size < groups * least:
         times = f", each held {holders} times," * (holders > 1)
         fewer = f"use at most {holders * size // least} groups, " * (size >= least)
@@ -83,6 +80,14 @@ def check_groups(groups: int, sizes: Mapping[str, int], least: int, holders: int
             f"every subnet needs at least min_units={least} units of every axis, but axis '{axis}' has {size} units"
             f"{times} for {groups} groups; {fewer}widen '{axis}' to {-(-groups * least // holders)}, or lower min_units"
         )
+
+
+def is_a_block(axis: str) -> str:
+    """Why the units of an axis cannot be dealt out."""
+    return (
+        f"this rule deals out the units of an axis, but '{axis}' has one unit, which is a whole block; use the rule "
+        f"'blocks', or leave '{axis}' out of the sizes"
+    )
 
 
 def check_limits(axis: str, most: int, least: int, nodes: Sequence[Node]) -> None:
