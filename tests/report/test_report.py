@@ -262,3 +262,20 @@ def test_importing_the_report_does_not_import_matplotlib() -> None:
 
     code = "import sys, ist_fed.report; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code]).returncode == 0
+
+
+RESNET = {"mid1": 4, "mid2": 4, "mid3": 4, "block1": 1, "block2": 1, "block3": 1, "mid4": 5, "mid5": 5, "mid6": 5}
+
+
+def test_a_run_by_whole_blocks_is_told_of_as_that(write_run: WriteRun) -> None:
+    """Five blocks in four groups: one or two of them each, and everything that is no block."""
+    sizes = {**RESNET, "block5": 1, "block6": 1}
+    run = write_run(rule={"name": "blocks", "groups": 4}, sizes=sizes, options={"model": "resnet"})
+    text, folder = read(write_report(run)).text, run.folder / "report"
+    assert "was sent a shallower network, a subnet, with 20 to 40 % of its blocks" in text
+    assert "dealt the blocks out to 4 subnets" in text
+    assert "each row a block" in text
+    assert "hidden unit" not in text
+    assert "narrower" not in text
+    assert (folder / "round.png").exists()
+    assert (folder / "units.png").exists()
