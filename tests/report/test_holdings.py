@@ -55,8 +55,9 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "private": {"groups": 2},
     "overlapping": {"groups": 4, "holders": 2, "min_units": 8},
     "least_trained": {"share": 0.35, "min_units": 4},
+    "blocks": {"groups": 2},
 }
-
+BLOCKS = {"mid1": 3, "mid2": 4, "mid3": 2, "mid4": 5, "block1": 1, "block2": 1, "block4": 1}
 
 DEALT = [name for name in RULES if name != "lease"]  # what is lent has no rounds to be drawn again
 
@@ -64,12 +65,14 @@ DEALT = [name for name in RULES if name != "lease"]  # what is lent has no round
 @pytest.mark.parametrize("rule", [{"name": name, **ARGUMENTS.get(name, {})} for name in DEALT])
 def test_a_trained_runs_units_are_drawn_again_to_the_last(tmp_path: Path, rule: dict[str, Any]) -> None:
     """Also of rules that keep draws or count: what the plans cover is what training counted."""
-    sizes = {"hidden1": 32, "hidden2": 48}
+    by_blocks = rule["name"] == "blocks"
+    sizes, options = (BLOCKS, {"model": "resnet"}) if by_blocks else ({"hidden1": 32, "hidden2": 48}, {})
     scenario = replace(SCENARIO, sizes=sizes, rule=rule, clients=5, local_steps=1, rounds=5, device="cpu")
+    scenario = replace(scenario, options=options)
     run = Run.create(tmp_path / "run", replace(scenario, record=Record(tensorboard=False, evaluate_every=5)))
     simulate(run)
     lines = lines_of(run)
-    build = Digits().build
+    build = Digits(**options).build
     coverage = Coverage(arrays_of(build_on_meta(build, sizes)), infer(build, sizes), sizes)
     for line, plan in zip(lines, plans_of(scenario, lines), strict=True):
         for units in plan.subnets:
