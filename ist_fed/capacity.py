@@ -46,8 +46,6 @@ def largest_depth(
     def only(held: Sequence[str]) -> int:
         return needs({axis: size if axis in held or axis not in blocks else 0 for axis, size in sizes.items()})
 
-    if needs(dict(sizes)) <= room:
-        return 1.0
     costliest = sorted(blocks, key=lambda block: only([block]), reverse=True)
     most = bisect_right(range(len(blocks) + 1), room, key=lambda depth: only(costliest[:depth])) - 1
     return ceil(_PARTS * max(0, most) / len(blocks)) / _PARTS  # rounded up, so that times their number it is `most`

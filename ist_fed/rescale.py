@@ -30,16 +30,8 @@ def scalable(model: nn.Module) -> dict[str, nn.Module]:
 
     Subclasses are left out: what calls them may read their weights and never call them, as torch's attention does.
     """
-    kinds = (
-        Branch,
-        nn.Linear,
-        nn.Conv1d,
-        nn.Conv2d,
-        nn.Conv3d,
-        nn.ConvTranspose1d,
-        nn.ConvTranspose2d,
-        nn.ConvTranspose3d,
-    )
+    convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    kinds = (nn.Linear, *convolutions, Branch)
     return {name: module for name, module in model.named_modules() if type(module) in kinds}
 
 
@@ -63,15 +55,16 @@ class Rescaling:
         blocks = blocks_of(axes)
         for name, layer in scalable(model).items():
             if isinstance(layer, Branch):
-                beside = next((array for array in axes if array.startswith(f"{name.rpartition('.')[0]}.")), None)
-                summed, owners = blocks, owners_of(axes[beside]) if beside else ()
-            else:
-                assert isinstance(layer, nn.Linear | _ConvNd)
-                dims = axes[names[id(layer.weight)]]
-                axis = dims_of(dims)[0 if isinstance(layer, _ConvTransposeNd) else 1].axis
-                summed, owners = [axis] if axis else [], owners_of(dims)
-            if summed and (owners or not isinstance(layer, Branch)):
-                self._sums[name] = summed, owners
+                block = f"{name.rpartition('.')[0]}."
+                owners = next((owners_of(dims) for array, dims in axes.items() if array.startswith(block)), ())
+                if owners:  # else everyone has it
+                    self._sums[name] = blocks, owners
+                continue
+            assert isinstance(layer, nn.Linear | _ConvNd)
+            dims = axes[names[id(layer.weight)]]
+            axis = dims_of(dims)[0 if isinstance(layer, _ConvTransposeNd) else 1].axis
+            if axis is not None:
+                self._sums[name] = [axis], owners_of(dims)
         self.auto, self.reason = _auto(model)
 
     def __str__(self) -> str:

@@ -118,6 +118,8 @@ class Worker:
 
     def _limit(self, sizes: dict[str, int], training: Training, memory: int) -> float:
         """The largest fraction of every axis that fits; of a network with blocks, of these."""
+        if self._estimate(sizes, training) <= memory:
+            return 1.0
         blocks = blocks_of(infer(self._task.build, sizes, self._task.declared)) if 1 in sizes.values() else []
         if blocks:
             return largest_depth(sizes, blocks, lambda sizes: self._estimate(sizes, training), memory)

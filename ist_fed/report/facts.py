@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ist_fed.report.curves import is_final, lines_of, metric_of, model_of, per_client
-from ist_fed.report.holdings import Holdings, blocks_as_units, has_blocks, plans_of, summarise
+from ist_fed.report.holdings import Holdings, blocks_as_units, lack_blocks, plans_of, summarise
 from ist_fed.report.network import Network, network_of
 from ist_fed.rules import Plan
 from ist_fed.run import Run
@@ -44,7 +44,7 @@ class Facts:
     @property
     def unit(self) -> str:
         """What the rule dealt out, one of it."""
-        return "block" if "blocks" in self.shown[1] else "hidden unit"
+        return "hidden unit" if self.shown[0] is self.plans else "block"
 
     @property
     def done(self) -> bool:
@@ -79,7 +79,7 @@ def gather(run: Run, task: Task | None) -> Facts:
     lines, model, network = lines_of(run), model_of(run), network_of(run.scenario, task)
     plans, sizes = plans_of(run.scenario, lines), run.scenario.sizes
     shown, holdings = (plans, sizes), summarise(plans, sizes, network)
-    if has_blocks(plans):
+    if lack_blocks(plans, sizes):
         shown = blocks_as_units(plans, sizes)
         holdings = replace(summarise(*shown, None), parameters=holdings.parameters)
     return Facts(

@@ -60,9 +60,9 @@ def sizes_of(plan: Plan, sizes: Mapping[str, int]) -> list[dict[str, int]]:
     return [{axis: len(units.get(axis, range(n))) for axis, n in sizes.items()} for units in plan.subnets]
 
 
-def has_blocks(plans: Sequence[Plan]) -> bool:
-    """Whether some subnet was without a block: an axis of which it held nothing."""
-    return any(not len(held) for plan in plans for units in plan.subnets for held in units.values())
+def lack_blocks(plans: Sequence[Plan], sizes: Mapping[str, int]) -> bool:
+    """Whether some subnet was without a block, which is an axis of one unit."""
+    return any(n == 1 and not held(plan, axis, n).all() for plan in plans for axis, n in sizes.items())
 
 
 def blocks_as_units(plans: Sequence[Plan], sizes: Mapping[str, int]) -> tuple[list[Plan], dict[str, int]]:

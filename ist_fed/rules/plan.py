@@ -20,7 +20,7 @@ class Node:
     Args:
         id: Flower's node id.
         capacity: how much it should hold, relative to the others; only ratios count.
-        limit: largest fraction of every axis that it can hold.
+        limit: largest fraction of every axis that it can hold; of a network with blocks, the fraction of these.
     """
 
     id: int

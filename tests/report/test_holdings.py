@@ -15,7 +15,7 @@ from ist_fed.arrays import arrays_of, build_on_meta
 from ist_fed.coverage import Coverage
 from ist_fed.engines.local import one_by_one as simulate
 from ist_fed.report.curves import lines_of
-from ist_fed.report.holdings import blocks_as_units, expected_coverage, has_blocks, held, plans_of, summarise
+from ist_fed.report.holdings import blocks_as_units, expected_coverage, held, lack_blocks, plans_of, summarise
 from ist_fed.report.network import Network, network_of
 from ist_fed.report.units import mosaic
 from ist_fed.rules import RULES, Plan
@@ -178,10 +178,10 @@ def test_blocks_are_shown_as_the_units_of_one_axis_and_what_all_hold_is_not() ->
         subnets=({"block1": none, "thin": some}, {"block2": none, "block3": torch.arange(1), "wide": torch.arange(6)}),
         cohorts=((0,), (1, 2)),
     )
-    assert has_blocks([plan])
+    assert lack_blocks([plan], sizes)
     (shown,), seen = blocks_as_units([plan], sizes)
     assert seen == {"thin": 4, "blocks": 3}
     assert shown.cohorts == plan.cohorts
     units = [{axis: held.tolist() for axis, held in subnet.items()} for subnet in shown.subnets]
     assert units == [{"thin": [1, 2], "blocks": [1, 2]}, {"blocks": [0, 2]}]
-    assert not has_blocks([Plan(subnets=({"block1": torch.arange(1)},), cohorts=((0,),))])
+    assert not lack_blocks([Plan(subnets=({"block1": torch.arange(1)},), cohorts=((0,),))], sizes)
