@@ -75,7 +75,7 @@ def write(
     """
     scenario = replace(SCENARIO, **changes)
     run = Run.create(folder / name, scenario)
-    build = Digits(**scenario.options).build
+    build = (Digits(**scenario.options) if scenario.task == "digits" else Digits()).build
     coverage = Coverage(arrays_of(build_on_meta(build, scenario.sizes)), infer(build, scenario.sizes), scenario.sizes)
     for round in range(1, (scenario.rounds if rounds is None else rounds) + 1):
         different = {**(lines or {}).get(0, {}), **(lines or {}).get(round, {})}
