@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow check format test-net bench-core bench-bytes bench-round bench-net bench-memory bench-sim bench-extreme bench-leases bench-privacy bench-secure bench-tables wheel clean
+.PHONY: demo test test-slow check format test-net bench-core bench-bytes bench-round bench-net bench-memory bench-sim bench-extreme bench-leases bench-privacy bench-secure bench-paper bench-accuracy bench-tables wheel clean
 
 demo: $(INSTALLED) ## train on real digits and show where the report is
 	rm -rf runs/demo
@@ -69,6 +69,14 @@ bench-secure: $(INSTALLED) ## secure rounds: seconds and bytes, beside Flower's 
 
 bench-privacy: $(INSTALLED) ## accuracy against epsilon, FedAvg and IST; about half an hour
 	$(BIN)/python benchmarks/bench_privacy.py
+	$(BIN)/python benchmarks/table.py
+
+bench-paper: $(INSTALLED) ## time to a target on the IST paper's clusters, in virtual time; about an hour
+	$(BIN)/python benchmarks/bench_paper.py
+	$(BIN)/python benchmarks/table.py
+
+bench-accuracy: $(INSTALLED) ## final accuracy beside federated averaging, uneven data, unequal clients, text; hours
+	$(BIN)/python benchmarks/bench_accuracy.py
 	$(BIN)/python benchmarks/table.py
 
 bench-tables: $(INSTALLED) ## docs/benchmarks.md from benchmarks/results/
