@@ -111,9 +111,9 @@ def bits(rate: float) -> str:
 
 
 NOTE = (
-    "Virtual seconds to 97 % of the test images, medians over three seeds. The columns after them are at 100 Mbit/s: how "
-    "much sooner IST (kept) is there, what was chosen, mean accuracy over the last quarter of 200 local steps, what a "
-    "worker has sent and received until then, and what training takes of its memory. What a step takes is assumed."
+    "Virtual seconds to 97 % of the test images, medians over three seeds. The columns after them are at 100 Mbit/s: "
+    "how much sooner IST (kept) is there, what was chosen, mean accuracy over the last quarter of 200 local steps, "
+    "what a worker has sent and received until then, and what training takes of its memory."
 )
 COARSE = (
     "Digits are easy: a method may need one or two rounds, or a dozen steps of all-reduce, so times move by whole "
