@@ -60,6 +60,8 @@ class Bench:
 
     def tuned(self, case: Case, recipe: Recipe) -> float:
         """The learning rate that is best on the tuning seeds."""
+        if len(case.ladder) == 1:
+            return case.ladder[0]
         tried = list(case.start)
         while True:
             best = max(tried, key=lambda lr: self._mean(case, recipe, lr))
@@ -102,9 +104,6 @@ def measure(scenario: Scenario, case: Case) -> dict[str, float]:
 # --- Saying what came out ---------------------------------------------------------------------------------------------
 
 
-COLUMNS = ("method", "lr", "MB a client", "clients", "median (range)", "mean", "against, medians", "against, means")
-
-
 def table(bench: Bench, case: Case) -> dict[str, Any]:
     """A case's methods beside the first of them, and how far each is from it."""
     rows, notes, reference = list[list[str]](), [case.about, *case.notes], (0.0, 0.0)
@@ -132,7 +131,10 @@ def table(bench: Bench, case: Case) -> dict[str, Any]:
             met = "met" if all(near) else "met by one of the two only" if any(near) else "MISSED"
             said = " and ".join(f"{gap:+.2f}" for gap in gaps)
             notes.append(f"{recipe.name}: {said} (medians, means), to be within {case.within:g}{case.unit}: {met}")
-    return {"title": case.title, "columns": COLUMNS, "rows": rows, "notes": notes}
+    metric = "accuracy, %" if case.metric == "accuracy" else "loss"
+    columns = ["method", "lr", "MB a client", "clients", f"{metric}: median (range)", "mean"]
+    columns += ["against the first, medians", "means"]
+    return {"title": case.title, "columns": columns, "rows": rows, "notes": notes}
 
 
 def main() -> None:
