@@ -109,7 +109,6 @@ class Setup:
 
 
 MLP3 = Setup(name="MLP, 3 layers", scenario="digits.toml", settings=("sizes={hidden1=1024,hidden2=1024}",), target=0.97)
-MLP2 = Setup(name="MLP, 2 layers", scenario="digits.toml", settings=("sizes={hidden1=4096}",), target=0.97)
 SETUPS = (MLP3,)
 
 
