@@ -75,7 +75,7 @@ bench-paper: $(INSTALLED) ## time to a target on the IST paper's clusters, in vi
 	$(BIN)/python benchmarks/bench_paper.py
 	$(BIN)/python benchmarks/table.py
 
-bench-accuracy: $(INSTALLED) ## final accuracy beside federated averaging, uneven data, unequal clients, text; hours
+bench-accuracy: $(INSTALLED) ## final accuracy beside federated averaging, uneven data, unequal clients, text; about an hour
 	$(BIN)/python benchmarks/bench_accuracy.py
 	$(BIN)/python benchmarks/table.py
 

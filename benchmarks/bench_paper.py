@@ -1,6 +1,6 @@
 """The IST paper's comparison at our scale: real training, timed on its clusters in virtual time.
 
-    python benchmarks/bench_paper.py            # about half an hour on one core; goes on where it was stopped
+    python benchmarks/bench_paper.py            # about an hour on one core; goes on where it was stopped
     python benchmarks/bench_paper.py --fresh    # forget finished runs
 
 The product itself trains in process; the clock changes nothing in that, so a run is timed on every network afterwards.
