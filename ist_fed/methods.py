@@ -10,6 +10,7 @@ from ist_fed.cost import cost
 from ist_fed.errors import ScenarioError, nearest
 from ist_fed.rules import Plan, plan_round
 from ist_fed.scenario import Scenario
+from ist_fed.server_optimizer import ServerOptimizer
 from ist_fed.tasks import load_task
 
 Budget = Literal["steps", "bytes", "arithmetic"]
@@ -40,11 +41,24 @@ def _exclude_weak(scenario: Scenario) -> Scenario:
 
 
 def _ddp(scenario: Scenario) -> Scenario:
-    """The gradient of all clients in every step; evaluations and checkpoints come after as many steps as before."""
+    """The gradient of all clients in every step; evaluations and checkpoints come after as many steps as before.
+
+    A momentum of SGD is of the mean gradient, so the server keeps it: clients that take one step have none. Moments of
+    other optimisers start afresh in every step.
+    """
     steps, record = scenario.local_steps, scenario.record
     seldom = {key: getattr(record, key) * steps for key in ("evaluate_every", "checkpoint_every")}
     record = replace(record, **seldom)
-    return replace(_local(scenario), local_steps=1, record=record)
+    training, server = scenario.training, scenario.server
+    if (
+        training.optimizer == "sgd"
+        and training.momentum
+        and server == ServerOptimizer()
+        and not scenario.round.in_place
+    ):
+        server = ServerOptimizer(optimizer="momentum", momentum=training.momentum)
+        training = replace(training, momentum=0.0)
+    return replace(_local(scenario), local_steps=1, record=record, training=training, server=server)
 
 
 METHODS: dict[str, Callable[[Scenario], Scenario]] = {

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from ist_fed.engines import ENGINES
 from ist_fed.errors import RuleError, ScenarioError
@@ -13,6 +14,7 @@ from ist_fed.phases import Stretch
 from ist_fed.rules import Full
 from ist_fed.run import Run
 from ist_fed.scenario import parse_scenario
+from ist_fed.server_optimizer import ServerOptimizer
 
 SCENARIO = parse_scenario("""
 name = "tiny"
@@ -63,6 +65,31 @@ def test_ddp_is_one_step_at_a_time() -> None:
     made = method("ddp", SCENARIO, "steps")
     assert (made.local_steps, made.rounds, made.record.evaluate_every) == (1, 20, 10)
     assert made.make_rule() == Full()
+
+
+def test_ddp_is_one_optimiser_with_momentum(tmp_path: Path) -> None:
+    """With all examples in a batch, four rounds of it are four steps of torch's SGD."""
+    change = [
+        "clients=1",
+        "rounds=1",
+        "local_steps=4",
+        "training.batch_size=5000",
+        'options={norm="layer"}',
+        "device=cpu",
+    ]
+    steps = parse_scenario(SCENARIO.to_toml(), [*change, 'rule={name="full"}'])
+    found = []
+    for made in (method("local", steps, "steps"), method("ddp", steps, "steps")):
+        run = Run.create(tmp_path / made.name, made)
+        ENGINES["inprocess"](run)
+        found.append(load_file(run.folder / "model.safetensors"))
+    local, ddp = found
+    assert max(float((local[name] - ddp[name]).abs().max()) for name in local) < 1e-5
+    afresh = replace(method("ddp", steps, "steps"), name="afresh", server=ServerOptimizer())
+    run = Run.create(tmp_path / "afresh", afresh)
+    ENGINES["inprocess"](run)
+    other = load_file(run.folder / "model.safetensors")
+    assert max(float((local[name] - other[name]).abs().max()) for name in local) > 1e-3
 
 
 def test_the_weak_hold_what_they_can() -> None:
