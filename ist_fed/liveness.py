@@ -1,4 +1,4 @@
-"""Which nodes have gone while a reply of theirs was waited for.
+"""Which nodes are there, and which have gone while a reply of theirs was waited for.
 
 Flower gives a node up after twice the interval in which it promised to be heard of. A node that is heard of more often
 than it promised, as resident clients are, is missed sooner: as soon as its promise is broken.
@@ -23,6 +23,14 @@ class _Describing(Protocol):
     def get_nodes(self) -> Iterable[NodeInfo]:
         """The nodes that are connected."""
         ...
+
+
+def present(grid: Grid) -> list[int]:
+    """The nodes that are connected and keep their promise: Flower still lists those for a while that do not."""
+    if not isinstance(grid, _Describing):
+        return list(grid.get_node_ids())
+    now = time.time()
+    return [about.node_id for about in grid.get_nodes() if _broken_for(about, now) is None]
 
 
 class Liveness:
@@ -54,7 +62,7 @@ class Liveness:
             about = found.get(node)
             if about is None:
                 lost[node] = "it disconnected"
-            elif about.online_until and (silent := _silent(about, now)) > _PATIENCE * about.heartbeat_interval:
+            elif (silent := _broken_for(about, now)) is not None:
                 lost[node] = f"nothing was heard of it for {silent:.0f} s"
             elif about.last_activated_at != self._began.get(node, about.last_activated_at):
                 lost[node] = "it started anew, and no longer holds its order"
@@ -65,6 +73,7 @@ class Liveness:
         return {node.node_id: node.last_activated_at for node in self._grid.get_nodes()} if self._grid else {}
 
 
-def _silent(about: NodeInfo, now: float) -> float:
-    """Seconds since the last heartbeat."""
-    return _HORIZON * about.heartbeat_interval - (about.online_until - now)
+def _broken_for(about: NodeInfo, now: float) -> float | None:
+    """Seconds since the last heartbeat, if they are more than was promised."""
+    silent = _HORIZON * about.heartbeat_interval - (about.online_until - now)
+    return silent if about.online_until and silent > _PATIENCE * about.heartbeat_interval else None

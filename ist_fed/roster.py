@@ -14,6 +14,7 @@ from ist_fed.cohort import Direct
 from ist_fed.device import format_bytes
 from ist_fed.errors import RoundError, WireError
 from ist_fed.exchange import exchange
+from ist_fed.liveness import present
 from ist_fed.round import Client
 from ist_fed.train import Training
 
@@ -66,7 +67,7 @@ class Roster:
 
     def here(self, grid: Grid, timeout: float) -> list[Client]:
         """The same, be they few or many: nobody is waited for."""
-        return self._among(list(grid.get_node_ids()), grid, timeout)
+        return self._among(present(grid), grid, timeout)
 
     def _among(self, nodes: list[int], grid: Grid, timeout: float) -> list[Client]:
         silent = self._ask([node for node in nodes if node not in self._known], grid, timeout)
@@ -101,7 +102,7 @@ class Roster:
 
     def _wait(self, grid: Grid, timeout: float) -> list[int]:
         started = said = time.monotonic()
-        while len(nodes := list(grid.get_node_ids())) < self._min_nodes:
+        while len(nodes := present(grid)) < self._min_nodes:
             now = time.monotonic()
             if now > started + timeout:
                 raise RoundError(

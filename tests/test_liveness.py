@@ -8,7 +8,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
 from ist_fed import liveness
-from ist_fed.liveness import Liveness
+from ist_fed.liveness import Liveness, present
 
 
 class Described:
@@ -43,6 +43,19 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_node_is_missed_when_it_breaks_its_own_promise(silent: float, interval: float, lost: bool) -> None:
     found = gone(Described(node(1, silent, interval), node(2, 0)), [1, 2])
     assert found == ({1: f"nothing was heard of it for {silent} s"} if lost else {})
+
+
+def test_a_node_that_broke_its_promise_is_not_there_though_flower_lists_it() -> None:
+    grid: Any = Described(node(1, 13), node(2, 0), node(3, 13, interval=30))
+    assert present(grid) == [2, 3]
+
+
+def test_a_grid_that_does_not_describe_its_nodes_is_believed() -> None:
+    class Plain:
+        def get_node_ids(self) -> list[int]:
+            return [3, 1]
+
+    assert present(cast(Grid, Plain())) == [3, 1]
 
 
 def test_a_node_that_is_no_longer_listed_disconnected() -> None:
