@@ -31,7 +31,7 @@ def in_real_time(lending: Lending, arrays: Arrays, first_round: int) -> Iterator
         desk.ended = 0
         yield desk.lender.report(desk.round, None)
         desk.round += 1
-        clients = lending.roster.connected(lending.grid, lending.timeout)
+        clients = lending.roster.here(lending.grid, lending.timeout)  # as many as are wanted are waited for once
 
 
 class _Desk:
