@@ -32,8 +32,8 @@ class Rounds:
 
     Args:
         deadline: seconds after which a round goes on without the replies still missing.
-        min_clients: wait until so many clients are connected; 0 means all of them. Where units are lent (rule `lease`), only
-            at the start.
+        min_clients: wait until so many clients are connected; 0 means all of them. Where units are lent (rule `lease`),
+            only at the start.
         min_replies: stop the run if a round brings fewer usable replies.
         weighting: within a cohort, weigh clients by their `examples` or `uniform`ly.
         adapt: let shares follow the time that each client's rounds take; results then differ from run to run.
