@@ -64,9 +64,10 @@ def test_shipped_scenarios_can_be_cut_and_dealt_out(path: Path) -> None:
         assert {name: array.shape for name, array in arrays_of(narrow).items()} == {
             name: tuple(
                 len(units[dim.axis]) * dim.outer * dim.inner if dim.axis else length
-                for dim, length in zip(axes[name], array.shape, strict=True)
+                for dim, length in zip(dims_of(axes[name]), array.shape, strict=True)
             )
             for name, array in whole.items()
+            if all(len(units[block]) for block in owners_of(axes[name]))
         }
 
 
@@ -187,7 +188,7 @@ def test_what_it_makes_lacks_a_member(module: Callable[[str], str], result: str,
 def test_an_unknown_option_suggests_one() -> None:
     assert error("digits", {"nrom": "layer"}) == "task 'digits' has no option 'nrom'; did you mean 'norm'?"
     assert error("digits", {"zzz": 1}).startswith(
-        "task 'digits' has no option 'zzz'; known: alpha, model, norm, partition, "
+        "task 'digits' has no option 'zzz'; known: alpha, model, norm, order, partition, "
     )
     assert "did you mean 'examples'?" in error("tiny:Tiny", {"example": 3})
 
