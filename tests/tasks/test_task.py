@@ -10,6 +10,7 @@ import tiny
 
 from ist_fed import Task, infer
 from ist_fed.arrays import arrays_of, build_on_meta
+from ist_fed.axes import dims_of, owners_of
 from ist_fed.errors import TaskError
 from ist_fed.rules import Node, plan_round
 from ist_fed.scenario import load_scenario
