@@ -59,6 +59,8 @@ def _secure(scenario: Scenario) -> Disclosure:
     task, cohorts = load_task(scenario.task, scenario.options), set[CohortSize]()
     for plan in first_plans(scenario):
         for units, cohort in zip(plan.subnets, plan.cohorts, strict=True):
+            if not cohort:  # nobody trains it in this round
+                continue
             model = build_on_meta(task.build, {axis: len(held) for axis, held in units.items()})
             length = sum(parameter.numel() for parameter in model.parameters() if parameter.is_floating_point())
             cohorts.add(CohortSize(members=len(cohort), length=length))
