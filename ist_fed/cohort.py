@@ -4,16 +4,16 @@ A grid between processes gets messages. One whose clients live in the server's o
 subnets themselves, and to return what a whole cohort makes of one: then nothing is packed that nobody reads.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ist_fed.arrays import Arrays
+from ist_fed.flat import flat
 from ist_fed.places import Units
 from ist_fed.train import Training
 from ist_fed.wire import Profile, Question
@@ -40,7 +40,7 @@ class Assignment:
     round: int
     seed: int
     units: Units
-    arrays: dict[str, Tensor]
+    arrays: Arrays
     nodes: tuple[int, ...]
     weights: tuple[float, ...]
     local_steps: int
@@ -77,11 +77,11 @@ class Assignment:
     @cached_property
     def size(self) -> int:
         """Bytes of the subnet."""
-        return sum(array.nbytes for array in self.arrays.values())
+        return sum(run.nbytes for run in flat(self.arrays).runs)
 
     def let_go(self) -> None:
         """Forget the arrays, which are in a network now, if nobody else needs them; `size` is still known."""
-        if self.once and self.size:
+        if self.once and self.size and isinstance(self.arrays, MutableMapping):
             self.arrays.clear()
 
 

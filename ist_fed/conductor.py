@@ -21,6 +21,7 @@ from ist_fed.lending import Conditions, Lending, lend
 from ist_fed.network import SimulatedRound, Virtual
 from ist_fed.options import check_together, lease_of
 from ist_fed.phases import Course, Phase, Terms
+from ist_fed.places import Units
 from ist_fed.privacy import Central
 from ist_fed.privacy.secure import Secure
 from ist_fed.rescale import Rescaling
@@ -30,7 +31,7 @@ from ist_fed.round import Round, RoundReport
 from ist_fed.rules import Lease, Node, Plan, Rule, plan_round
 from ist_fed.sealed import SealedRounds
 from ist_fed.server_optimizer import Server, ServerOptimizer
-from ist_fed.subnet import axes_apart, extract
+from ist_fed.subnet import axes_apart, extract_each
 from ist_fed.train import Training, learning_rate
 from ist_fed.travelling import Travelling
 
@@ -227,12 +228,15 @@ class Conductor:
         if self._in_place and _shares_nothing(plan, self.sizes):
             wide = this.in_place()
             arrays.clear()  # nor may anyone take these for what they were
-        assignments = (
-            Assignment(
+        held = [(units, cohort) for units, cohort in zip(plan.subnets, plan.cohorts, strict=True) if cohort]
+
+        def assignment(one: tuple[Units, tuple[int, ...]], arrays: Arrays) -> Assignment:
+            units, cohort = one
+            return Assignment(
                 round=number,
                 seed=self._seed,
                 units=units,
-                arrays=extract(wide, self.travelling.axes, units),
+                arrays=arrays,
                 once=this.is_in_place,
                 nodes=cohort,
                 weights=tuple(clients[node].weight for node in cohort),
@@ -240,12 +244,12 @@ class Conductor:
                 lr=learning_rate(terms.training, number, self._rounds or number),
                 training=terms.training,
                 scales=self._rescaling.scales(
-                    terms.training.rescale, self.sizes, {axis: len(held) for axis, held in units.items()}
+                    terms.training.rescale, self.sizes, {axis: len(index) for axis, index in units.items()}
                 ),
             )
-            for units, cohort in zip(plan.subnets, plan.cohorts, strict=True)
-            if cohort
-        )
+
+        subnets = extract_each(wide, self.travelling.axes, [units for units, _ in held])
+        assignments = map(assignment, held, subnets)  # which keeps none of them
         if self._network is None:
             return this, assignments
         self._simulated = SimulatedRound(self._network, number, {client.node: client.number for client in here})

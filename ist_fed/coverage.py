@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,9 +38,11 @@ class Coverage:
 
     def mark(self, units: Units) -> None:
         """Say that a subnet was trained and merged."""
+        held = {axis: index.numpy() for axis, index in units.items()}
         for key, grid in self._grids.items():
-            held = [units.get(axis, torch.arange(size)) for axis, size in zip(key, grid.shape, strict=True)]
-            grid[torch.meshgrid(*held, indexing="ij") if held else ()] = True
+            sizes = zip(key, grid.shape, strict=True)
+            along = [held[axis] if axis in held else np.arange(size) for axis, size in sizes]
+            grid.numpy()[np.ix_(*along)] = True  # whose calls cost less than torch's
         count_trained(self.trained, units)
 
     def fraction(self) -> float:
@@ -77,7 +80,7 @@ def untrained(sizes: Mapping[str, int]) -> dict[str, Tensor]:
 def count_trained(trained: Mapping[str, Tensor], units: Units) -> None:
     """Count a subnet that was trained and merged, in place; an axis left out of it is held whole."""
     for axis, counts in trained.items():
-        counts[units.get(axis, slice(None))] += 1
+        counts.numpy()[units[axis].numpy() if axis in units else slice(None)] += 1
 
 
 def _key(axes: Axes, name: str) -> _Key:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import groupby
+from itertools import accumulate, groupby
 from math import prod
 
 import torch
@@ -27,6 +27,12 @@ class Run:
     def size(self) -> int:
         """Bytes."""
         return self.dtype.itemsize * sum(self.lengths)
+
+    @cached_property
+    def places(self) -> dict[str, tuple[int, int, tuple[int, ...]]]:
+        """Name → where the array begins, its coordinates, and its shape."""
+        starts = accumulate(self.lengths, initial=0)
+        return dict(zip(self.names, zip(starts, self.lengths, self.shapes, strict=False), strict=True))
 
 
 Layout = tuple[Run, ...]
@@ -54,16 +60,14 @@ class Flat(Mapping[str, Tensor]):
         self.layout, self.runs = layout, runs
 
     @cached_property
-    def _arrays(self) -> dict[str, Tensor]:
-        arrays = {}
-        for run, numbers in zip(self.layout, self.runs, strict=True):
-            pieces = torch.split_with_sizes(numbers, run.lengths)
-            for name, shape, piece in zip(run.names, run.shapes, pieces, strict=True):
-                arrays[name] = piece if len(shape) == 1 else piece.view(shape)
-        return arrays
+    def _runs(self) -> dict[str, tuple[Run, Tensor]]:
+        return {name: each for each in zip(self.layout, self.runs, strict=True) for name in each[0].names}
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._arrays[name]
+        run, numbers = self._runs[name]
+        start, length, shape = run.places[name]
+        piece = numbers.narrow(0, start, length)
+        return piece if len(shape) == 1 else piece.view(shape)
 
     def __iter__(self) -> Iterator[str]:
         return (name for run in self.layout for name in run.names)
@@ -88,6 +92,8 @@ def flat(arrays: Mapping[str, Tensor], layout: Layout | None = None) -> Flat:
 
 def joined(arrays: Mapping[str, Tensor]) -> Flat:
     """The arrays as one run for each dtype."""
+    if isinstance(arrays, Flat) and len({run.dtype for run in arrays.layout}) == len(arrays.layout):
+        return arrays
     return flat(arrays, _by_dtype(tuple((name, array.dtype, tuple(array.shape)) for name, array in arrays.items())))
 
 

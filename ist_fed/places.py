@@ -1,8 +1,9 @@
 """Where the units of a subnet stand in each array, and reading and writing there."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,22 +29,32 @@ def check_units(units: Units, sizes: Mapping[str, int]) -> dict[str, Tensor]:
         if index.ndim != 1 or index.dtype == torch.bool or index.is_floating_point():
             raise AxesError(f"units of '{axis}' must be a list of integers, but are {tuple(index.shape)} {index.dtype}")
         index = index.to("cpu", torch.int64)
-        rising = index if bool((index[1:] > index[:-1]).all()) else index.sort().values
+        numbers = index.numpy()  # its calls cost less
+        rising = numbers if (numbers[1:] > numbers[:-1]).all() else np.sort(numbers)
         if len(rising) and not (rising[0] >= 0 and rising[-1] < sizes[axis]):
             raise AxesError(
-                f"units of '{axis}' are numbered 0 to {sizes[axis] - 1}, but {int(rising[0])} to {int(rising[-1])} "
-                f"were asked for"
+                f"units of '{axis}' are numbered 0 to {sizes[axis] - 1}, but {rising[0]} to {rising[-1]} were asked for"
             )
-        if rising is not index and (rising[1:] == rising[:-1]).any():
+        if rising is not numbers and (rising[1:] == rising[:-1]).any():
             raise AxesError(f"a subnet holds a unit once, but one of '{axis}' stands in it twice")
-        if len(index) < sizes[axis] or rising is not index:
+        if len(index) < sizes[axis] or rising is not numbers:
             held[axis] = index
     return held
 
 
+def names_held(arrays: Iterable[str], axes: Axes, units: Units) -> list[str]:
+    """Those of the arrays that a subnet has: not those of a block that is left out of it."""
+    return [name for name in arrays if all(block not in units or len(units[block]) for block in owners_of(axes[name]))]
+
+
+def length_of(dim: Dim, length: int, units: Units) -> int:
+    """Of a dimension of so many entries, how many a subnet has."""
+    return length if dim.axis is None or dim.axis not in units else dim.outer * len(units[dim.axis]) * dim.inner
+
+
 def places_of(arrays: Mapping[str, Tensor], axes: Axes, sizes: Mapping[str, int], units: Units) -> dict[str, Indices]:
     """Where the units stand in each array; one whose owner is not held is left out."""
-    held = [name for name in arrays if all(block not in units or len(units[block]) for block in owners_of(axes[name]))]
+    held = names_held(arrays, axes, units)
     positions: dict[Dim, Tensor] = {}
     for dim in {dim for name in held for dim in dims_of(axes[name])}:
         if dim.axis is not None and dim.axis in units:

@@ -1,14 +1,19 @@
 """Cut a narrow network out of a wide one, and merge narrow ones back: pure functions on `{name: tensor}`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from math import fsum
 
 import torch
 from torch import Tensor
 
-from ist_fed.axes import Axes, describe, sizes_of
+from ist_fed import small
+from ist_fed.arrays import Arrays
+from ist_fed.axes import Axes, describe, dims_of, sizes_of
 from ist_fed.errors import AxesError
-from ist_fed.flat import Flat, flat
-from ist_fed.places import CHUNK, Indices, Units, check_units, places_of, put, read, shape_of, write
+from ist_fed.flat import Flat, Layout, flat
+from ist_fed.places import CHUNK, Indices, Units, check_units, length_of, names_held, places_of, put, read, write
+
+_AT_ONCE = 16  # subnets of a small network that are cut together
 
 
 @torch.no_grad()
@@ -30,6 +35,23 @@ def extract(arrays: Mapping[str, Tensor], axes: Axes, units: Units) -> dict[str,
     sizes = sizes_of(arrays, axes)
     places = places_of(arrays, axes, sizes, check_units(units, sizes))
     return {name: read(arrays[name], at) for name, at in places.items()}
+
+
+@torch.no_grad()
+def extract_each(arrays: Mapping[str, Tensor], axes: Axes, subnets: Sequence[Units]) -> Iterator[Arrays]:
+    """Cut several narrow networks, one when it is asked for; of a small network some at once, which costs less.
+
+    Args:
+        arrays: and all else as of `extract`.
+        subnets: the units of each.
+    """
+    if len(subnets) == 1 or not small.is_small(arrays):
+        yield from (extract(arrays, axes, units) for units in subnets)
+        return
+    sizes = sizes_of(arrays, axes)
+    for start in range(0, len(subnets), _AT_ONCE):
+        held = [check_units(units, sizes) for units in subnets[start : start + _AT_ONCE]]
+        yield from small.cut(arrays, axes, sizes, held)
 
 
 class Merge:
@@ -57,6 +79,7 @@ class Merge:
         self._cohorts: dict[tuple[tuple[str, str, bytes], ...], _Cohort] = {}
         self._means: dict[str, _Mean] = {}
         self._room = self._limit = 2 * sum(array.numel() for array in arrays.values())
+        self._sound: set[tuple[tuple[tuple[str, int], ...], Layout]] = set()  # sizes, and a layout that fits them
 
     @torch.no_grad()
     def add(self, units: Units, part: Mapping[str, Tensor], weight: float = 1.0) -> None:
@@ -74,38 +97,71 @@ class Merge:
         given = {axis: torch.as_tensor(units[axis]).cpu() for axis in sorted(units)}
         key = tuple((axis, str(index.dtype), index.numpy().tobytes()) for axis, index in given.items())
         cohort = self._cohorts.get(key)
+        held = cohort.units if cohort else check_units(given, self._sizes)
+        self._check(part, held)
+        here = _on_device_of(self._arrays, part)
         if cohort:
-            alike = isinstance(part, Flat) and part.layout == cohort.first.layout  # then all else is alike, too
-            cohort.add(self._here(part if alike else _checked(part, self._arrays, self._axes, cohort.places)), weight)
-            return
-        held = check_units(given, self._sizes)
-        places = places_of(self._arrays, self._axes, self._sizes, held)
-        first = self._here(_checked(part, self._arrays, self._axes, places))
-        self._make_room(sum(run.numel() for run in first.runs))
-        self._cohorts[key] = _Cohort(held, places, first, weight)
+            cohort.add(here, weight)
+        else:
+            self._make_room(sum(run.numel() for run in here.runs))
+            self._cohorts[key] = _Cohort(held, here, weight)
 
     @torch.no_grad()
     def result(self) -> dict[str, Tensor]:
         """The wide network as it is now; an array that nobody sent is the one given, not a copy."""
         if not self._cohorts:
             return dict(self._arrays)
-        cohorts = self._cohorts.values()
+        cohorts = [*self._cohorts.values()]
         apart = axes_apart([cohort.units for cohort in cohorts], self._sizes)
-        parts = [(cohort.places, cohort.means()) for cohort in cohorts]
-        merged = {}
-        for name, array in self._arrays.items():
-            if not self._means and (len(cohorts) == 1 or any(dim.axis in apart for dim in self._axes[name])):
-                held = [(places[name], means[name]) for places, means in parts if name in places]
-                merged[name] = put(array, held) if held else array
-            else:
-                mean = self._means[name].copy() if self._means else _Mean(array)
-                for cohort in cohorts:
-                    mean.add(cohort, name)
-                merged[name] = mean.over(array)
+        alone = {
+            name
+            for name in self._arrays
+            if not self._means and (len(cohorts) == 1 or any(dim.axis in apart for dim in self._axes[name]))
+        }
+        merged = self._put(cohorts, alone)
+        for name in self._arrays.keys() - alone:
+            array = self._arrays[name]
+            if not self._means and self._is_short(name, len(cohorts)):
+                merged[name] = _mean_of_all(cohorts, name)
+                continue
+            mean = self._means[name].copy() if self._means else _Mean(array)
+            for cohort in cohorts:
+                mean.add(cohort, self._places(cohort), name)
+            merged[name] = mean.over(array)
+        return {name: merged[name] for name in self._arrays}
+
+    def _put(self, cohorts: Sequence["_Cohort"], alone: Collection[str]) -> dict[str, Tensor]:
+        """The arrays of which no two subnets share a coordinate."""
+        parts = [(cohort, cohort.means()) for cohort in cohorts] if alone else []
+        held = {name for _, means in parts for name in means}
+        merged = {name: self._arrays[name] for name in alone}
+        if len(parts) > 1 and small.is_small(self._arrays):
+            given = [(cohort.units, means) for cohort, means in parts]
+            wide = small.put_back(self._arrays, self._axes, self._sizes, given)
+            return merged | {name: wide[name] for name in held & merged.keys()}
+        for name in held & merged.keys():
+            here = [(self._places(cohort)[name], means[name]) for cohort, means in parts if name in means]
+            merged[name] = put(self._arrays[name], here)
         return merged
 
-    def _here(self, part: Mapping[str, Tensor]) -> Flat:
-        return _on_device_of(self._arrays, part)
+    def _is_short(self, name: str, cohorts: int) -> bool:
+        """Whether every subnet has all of an array, and all of them together are short enough to lie in one tensor."""
+        return self._arrays[name].numel() * cohorts <= CHUNK and all(dim.axis is None for dim in self._axes[name])
+
+    def _places(self, cohort: "_Cohort") -> Mapping[str, Indices]:
+        """Where a subnet stands; asked for only where its arrays are handled one by one."""
+        if cohort.places is None:
+            cohort.places = places_of(self._arrays, self._axes, self._sizes, cohort.units)
+        return cohort.places
+
+    def _check(self, part: Mapping[str, Tensor], held: Units) -> None:
+        """Check that a part is of this subnet; a layout that was found right once is right for all of these sizes."""
+        sizes = tuple((axis, len(units)) for axis, units in held.items())
+        if isinstance(part, Flat) and (sizes, part.layout) in self._sound:
+            return
+        _check_part(part, self._arrays, self._axes, held)
+        if isinstance(part, Flat):
+            self._sound.add((sizes, part.layout))
 
     def _make_room(self, coordinates: int) -> None:
         """Before subnets hold too much, add up those held at the wide network's size."""
@@ -113,7 +169,7 @@ class Merge:
             self._means = self._means or {name: _Mean(array) for name, array in self._arrays.items()}
             for cohort in self._cohorts.values():
                 for name, mean in self._means.items():
-                    mean.add(cohort, name)
+                    mean.add(cohort, self._places(cohort), name)
             self._cohorts.clear()
             self._room = self._limit
         self._room -= coordinates
@@ -146,11 +202,11 @@ class MergeInPlace:
         _check_weight(weight)
         held = check_units(units, self._sizes)
         places = places_of(self._arrays, self._axes, self._sizes, held)
-        given = _on_device_of(self._arrays, _checked(part, self._arrays, self._axes, places))
-        cohort = _Cohort(held, places, given, weight)
+        _check_part(part, self._arrays, self._axes, held)
+        given = _on_device_of(self._arrays, part)
         for name, at in places.items():
             if name in self._means:
-                self._means[name].add(cohort, name)
+                self._means[name].add(_Cohort(held, given, weight), places, name)
             else:
                 write(self._arrays[name], at, given[name])
 
@@ -178,23 +234,21 @@ def _check_weight(weight: float) -> None:
         raise AxesError(f"a weight must be positive and finite, but is {weight}")
 
 
-def _checked(
-    part: Mapping[str, Tensor], arrays: Mapping[str, Tensor], axes: Axes, places: Mapping[str, Indices]
-) -> Mapping[str, Tensor]:
-    """The part, if its arrays are those of the subnet at these places."""
-    if part.keys() != places.keys():
+def _check_part(part: Mapping[str, Tensor], arrays: Mapping[str, Tensor], axes: Axes, held: Units) -> None:
+    """Check that a part's arrays are those of the subnet of these units."""
+    names = names_held(arrays, axes, held)
+    if part.keys() != set(names):
         raise AxesError(
-            f"a part must have the arrays it was cut with; found on one side only: "
-            f"{sorted(part.keys() ^ places.keys())}"
+            f"a part must have the arrays it was cut with; found on one side only: {sorted(part.keys() ^ set(names))}"
         )
-    for name, at in places.items():
-        array, shape = arrays[name], shape_of(arrays[name], at)
+    for name in names:
+        array, dims = arrays[name], dims_of(axes[name])
+        shape = tuple(length_of(dim, length, held) for dim, length in zip(dims, array.shape, strict=True))
         if part[name].shape != shape or part[name].dtype != array.dtype:
             raise AxesError(
                 f"array '{name}' [{describe(axes[name])}] of this part must be {shape} {array.dtype}, but is "
                 f"{tuple(part[name].shape)} {part[name].dtype}"
             )
-    return part
 
 
 def _on_device_of(arrays: Mapping[str, Tensor], part: Mapping[str, Tensor]) -> Flat:
@@ -204,8 +258,9 @@ def _on_device_of(arrays: Mapping[str, Tensor], part: Mapping[str, Tensor]) -> F
 class _Cohort:
     """The parts of one subnet: the first, and the weighted sum of the others' differences from it."""
 
-    def __init__(self, units: Units, places: Mapping[str, Indices], part: Flat, weight: float) -> None:
-        self.units, self.places, self.first, self.weight = units, places, part, weight
+    def __init__(self, units: dict[str, Tensor], part: Flat, weight: float) -> None:
+        self.units, self.first, self.weight = units, part, weight
+        self.places: Mapping[str, Indices] | None = None  # until they are asked for
         self.apart: Flat | None = None  # until a second part comes
 
     def add(self, part: Flat, weight: float) -> None:
@@ -250,10 +305,10 @@ class _Mean:
         new._first, new._apart, new._weight = self._first.clone(), self._apart.clone(), self._weight.clone()
         return new
 
-    def add(self, cohort: _Cohort, name: str) -> None:
-        if name not in cohort.places:
+    def add(self, cohort: _Cohort, at: Mapping[str, Indices], name: str) -> None:
+        if name not in at:
             return
-        places, value = cohort.places[name], cohort.first[name]
+        places, value = at[name], cohort.first[name]
         weight = read(self._weight, places)
         first = torch.where(weight > 0, read(self._first, places), value)
         if value.is_floating_point():
@@ -268,6 +323,19 @@ class _Mean:
         """The mean (or maximum) wherever something was added, `array` elsewhere."""
         mean = _mean(self._first, self._apart, self._weight) if array.is_floating_point() else self._first
         return torch.where(self._weight > 0, mean, array)
+
+
+def _mean_of_all(cohorts: Sequence[_Cohort], name: str) -> Tensor:
+    """The same for a short array that every subnet has all of, in a few calls."""
+    values = torch.stack([cohort.first[name] for cohort in cohorts])
+    if not values.is_floating_point():
+        return values.amax(0)
+    weights = [cohort.weight for cohort in cohorts]
+    apart = torch.tensordot(values.new_tensor(weights, dtype=torch.float64), values.double() - values[0], 1)
+    for cohort in cohorts:
+        if cohort.apart is not None:
+            apart = apart + cohort.apart[name]
+    return _mean(values[0], apart, fsum(weights))
 
 
 def _mean(first: Tensor, apart: Tensor, weight: Tensor | float) -> Tensor:

@@ -1,7 +1,7 @@
 """Cut and merge, against the laws and an oracle that gathers by `np.ix_` and averages coordinate by coordinate."""
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,17 +12,28 @@ from hypothesis import strategies as st
 from networks import NETWORKS, Network
 from torch import Tensor
 
+from ist_fed import small
 from ist_fed.arrays import arrays_of, load_arrays
 from ist_fed.axes import Axes, Dim, infer, parse, sizes_of
 from ist_fed.errors import AxesError
 from ist_fed.places import Units
 from ist_fed.rules import Disjoint, Node
 from ist_fed.seeds import generator
-from ist_fed.subnet import Merge, MergeInPlace, axes_apart, extract
+from ist_fed.subnet import Merge, MergeInPlace, axes_apart, extract, extract_each
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 DTYPES = (*FLOATS, torch.int64, torch.uint8, torch.bool)
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@pytest.fixture(scope="module", params=["small", "not small"], autouse=True)
+def how_small(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every law holds for networks that are handled many subnets at once, and for those that are not."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "not small":
+            patch.setattr(small, "SMALL", -1)
+        yield
+
 
 # --- Random networks, plans and parts ---------------------------------------------------------------------------------
 
@@ -148,6 +159,19 @@ def test_extract_is_numpys_ix(data: st.DataObject) -> None:
     for name in part:
         expected = bits(arrays[name]).numpy()[positions(case, name, units)]
         assert np.array_equal(bits(part[name]).numpy(), expected)
+
+
+@given(st.data())
+def test_several_are_cut_as_one_by_one(data: st.DataObject) -> None:
+    case = data.draw(cases())
+    plan = [data.draw(subsets(case)) for _ in range(data.draw(st.integers(0, 20)))]
+    arrays = case.random(1, finite=False)
+    cut = [*extract_each(arrays, case.axes, plan)]
+    assert len(cut) == len(plan)
+    for units, part in zip(plan, cut, strict=True):
+        alone = extract(arrays, case.axes, units)
+        assert part.keys() == alone.keys()
+        assert same_bits({name: part[name] for name in alone}, alone)
 
 
 @given(st.data())
