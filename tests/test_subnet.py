@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 from networks import NETWORKS, Network
 from torch import Tensor
 
-from ist_fed import small
 from ist_fed.arrays import arrays_of, load_arrays
 from ist_fed.axes import Axes, Dim, infer, parse, sizes_of
 from ist_fed.errors import AxesError
 from ist_fed.places import Units
 from ist_fed.rules import Disjoint, Node
 from ist_fed.seeds import generator
-from ist_fed.subnet import Merge, MergeInPlace, axes_apart, extract, extract_each
+from ist_fed.subnet import Merge, MergeInPlace, axes_apart, extract, extract_each, small
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 DTYPES = (*FLOATS, torch.int64, torch.uint8, torch.bool)
