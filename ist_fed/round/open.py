@@ -1,13 +1,13 @@
-"""One round in progress: what was sent to whom, what came back, and what it cost."""
+"""A round that is open: what was sent to whom, what came back, and what it cost."""
 
 import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from math import fsum, isfinite, nan
-from typing import Any, Protocol
+from typing import Protocol
 
 from flwr.app import Message, Metadata
 from torch import Tensor
@@ -21,83 +21,13 @@ from ist_fed.coverage import Coverage
 from ist_fed.errors import RoundError, WireError
 from ist_fed.places import Units
 from ist_fed.robust import RobustMerge
+from ist_fed.round.client import Client
+from ist_fed.round.report import Refused, RoundReport, veiled
 from ist_fed.subnet import Merge, MergeInPlace
 
 logger = logging.getLogger("ist_fed")
 
 _NAMED = 10  # refused clients of one round that a warning each is worth; the report names all
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A client whose subnet was not merged, and why."""
-
-    client: int
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoundReport:
-    """What one round did.
-
-    Args:
-        round: from 1.
-        arrays: the wide network after it.
-        clients: the numbers of the clients that were asked, in the rule's order.
-        capacities: what their shares followed, in the same order: what they said, or what the times of rounds taught.
-        limits: largest fraction of every axis that they can hold.
-        merged: how many replies were merged; 0 in a private run, which does not tell that, nor who was refused, a loss
-            or the time of a phase.
-        refused: the others.
-        loss: mean training loss of the merged replies that say a finite one; NaN if none does.
-        bytes_down: of the subnets sent, all clients together.
-        bytes_up: of the subnets that came back and were merged.
-        coverage: share of the network trained so far in the run, 0 to 1.
-        told: what else its line of metrics says: of robust merging (`robust.Keeper.learn`), and what clients tell of
-            the epsilon of their examples.
-        seconds: by phase: `assign`, `extract` (with packing), `wait` (from sending to the last reply), of which `train`
-            (the clients' own clocks, added up), and `merge` (with unpacking and checking). In place, subnets are cut
-            one by one, so `wait` has `extract` in it, too.
-        virtual: seconds that it lasted on the simulated network; None if there is none.
-        loans: of the leases that are out, `number/name` → an array that everyone holds, as it was lent.
-    """
-
-    round: int
-    arrays: dict[str, Tensor]
-    clients: tuple[int, ...]
-    capacities: tuple[float, ...]
-    limits: tuple[float, ...]
-    merged: int
-    refused: tuple[Refused, ...]
-    loss: float
-    bytes_down: int
-    bytes_up: int
-    coverage: float
-    seconds: dict[str, float]
-    virtual: float | None = None
-    loans: dict[str, Tensor] = field(default_factory=dict)
-    told: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Client:
-    """A connected client as the strategy knows it.
-
-    Args:
-        node: Flower's node id.
-        number: the client's own number, the same on every engine.
-        capacity: how much it can hold, relative to the others.
-        weight: its share in the mean of its cohort.
-        limit: largest fraction of every axis that it can hold.
-        link: bytes a second between it and the server; 0 if not known.
-    """
-
-    node: int
-    number: int
-    capacity: float
-    weight: float
-    limit: float = 1.0
-    link: float = 0.0
 
 
 class Accumulator(Protocol):
@@ -285,23 +215,7 @@ class Round:
             seconds={"train": 0.0, **self._seconds},
             told={"example_epsilon": self._epsilons} if self._epsilons else {},
         )
-        return self._veiled(report) if self._private else report
-
-    def _veiled(self, report: RoundReport) -> RoundReport:
-        """What everyone may know: nothing in it depends on who took part, or on what came back but for the arrays."""
-        alike = (1.0,) * len(report.clients)
-        return replace(
-            report,
-            capacities=alike,
-            limits=alike,
-            merged=0,
-            refused=(),
-            loss=nan,
-            bytes_down=self._usual,
-            bytes_up=self._usual,
-            seconds={},
-            told={},
-        )
+        return veiled(report, self._usual) if self._private else report
 
     def _count(self, sent: _Sent, reply: wire.Reply) -> None:
         """Add one merged reply to what the round reports; its arrays are the merge's now, and are not kept here."""
