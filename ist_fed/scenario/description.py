@@ -1,14 +1,10 @@
-"""How a task is run: one TOML file, read into frozen dataclasses. Unknown keys and wrong types are errors."""
+"""One experiment, as a frozen dataclass: what it says, and whether its parts go together."""
 
 import re
-import shlex
-import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from functools import cache
+from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import tomli_w
 
@@ -19,71 +15,11 @@ from ist_fed.privacy import Privacy, check_conditions
 from ist_fed.privacy.example import ExamplePrivacy, Guard
 from ist_fed.privacy.secure import Secure
 from ist_fed.robust import Robust, check_trust
-from ist_fed.roster import Weighting
 from ist_fed.rules import RULES, Node, Rule
+from ist_fed.scenario.settings import Record, Rounds
 from ist_fed.server_optimizer import ServerOptimizer
-from ist_fed.tables import from_table, override
+from ist_fed.tables import from_table
 from ist_fed.train import Precision, Training
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rounds:
-    """When a round ends.
-
-    Args:
-        deadline: seconds after which a round goes on without the replies still missing.
-        min_clients: wait until so many clients are connected; 0 means all of them. Where units are lent (rule `lease`),
-            only at the start.
-        min_replies: stop the run if a round brings fewer usable replies.
-        weighting: within a cohort, weigh clients by their `examples` or `uniform`ly.
-        adapt: let shares follow the time that each client's rounds take; results then differ from run to run.
-        min_limit: leave out clients that can hold less than this fraction of every axis.
-        in_place: for networks that fill the memory: where every unit has one holder, subnets are cut one by one and
-            written over the network as they come back. A run that is stopped or fails within a round then goes on from
-            its last checkpoint, not from its last round.
-    """
-
-    deadline: float = 3600.0
-    min_clients: int = 0
-    min_replies: int = 1
-    weighting: Weighting = "examples"
-    adapt: bool = False
-    min_limit: float = 0.0
-    in_place: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse a value out of its range."""
-        if not 0 <= self.min_limit <= 1:
-            raise ValueError(f"min_limit must be a fraction from 0 to 1, but is {self.min_limit}")
-        if not 0 < self.deadline < inf:
-            raise ValueError(f"deadline must be a positive number of seconds, but is {self.deadline}")
-        if self.min_clients < 0:
-            raise ValueError(f"min_clients must not be negative, but is {self.min_clients}; 0 means all of them")
-        if self.min_replies < 1:
-            raise ValueError(f"min_replies must be at least 1, but is {self.min_replies}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """What a run writes down, and when.
-
-    Args:
-        evaluate_every: rounds between evaluations of the assembled network.
-        checkpoint_every: rounds between checkpoints; one is also written at the end and when a run is stopped.
-        keep: how many checkpoints, the newest, are kept.
-        tensorboard: write TensorBoard event files too, if the package is installed.
-    """
-
-    evaluate_every: int = 1
-    checkpoint_every: int = 10
-    keep: int = 3
-    tensorboard: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuse a value out of its range."""
-        for key in ("evaluate_every", "checkpoint_every", "keep"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} must be at least 1, but is {getattr(self, key)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,75 +223,3 @@ class Scenario:
 def _told(items: list[tuple[str, Any]]) -> dict[str, Any]:
     """What is not None, for TOML has no word for it."""
     return {key: value for key, value in items if value is not None}
-
-
-def load_scenario(path: Path | str, overrides: Sequence[str] = ()) -> Scenario:
-    """Read a scenario file.
-
-    Args:
-        path: of the TOML file.
-        overrides: `key=value`, the value in TOML, as in `training.lr=0.05`.
-
-    Raises:
-        ScenarioError: the file cannot be read, or a key, a type or a value is wrong.
-    """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ScenarioError(f"scenario '{path}' cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ScenarioError(f"a scenario is a text file in UTF-8, but '{path}' is not: {error}") from error
-    try:
-        return parse_scenario(text, overrides)
-    except ScenarioError as error:
-        raise ScenarioError(f"{path}: {error}") from error
-
-
-def parse_scenario(text: str, overrides: Sequence[str] = ()) -> Scenario:
-    """The same from the text of a scenario file."""
-    try:
-        table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ScenarioError(f"a scenario is written in TOML, but this is not: {error}") from error
-    for setting in overrides:
-        override(table, setting)
-    scenario: Scenario = from_table(Scenario, table, elsewhere=every_key())
-    scenario.make_rule()
-    scenario.make_phases()
-    return scenario
-
-
-def differences(one: Scenario, other: Scenario) -> list[str]:
-    """The keys in which two scenarios differ, as `key: one's value → the other's`."""
-    a, b = _flat(asdict(one)), _flat(asdict(other))
-    changed = (key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key))
-    return [f"{key}: {a.get(key, 'not set')} → {b.get(key, 'not set')}" for key in changed]
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
-@cache
-def every_key() -> tuple[str, ...]:
-    """Every key that a scenario may have, as `training.lr`; but for those of `options` and `sizes`."""
-    hints = get_type_hints(Scenario)
-    keys = [f.name for f in fields(Scenario)]
-    keys += [f"{name}.{f.name}" for name in keys if is_dataclass(kind := hints[name]) for f in fields(kind)]
-    rules: list[Any] = [rule for rule in RULES.values() if is_dataclass(rule)]
-    return (*keys, *(f"rule.{f.name}" for rule in rules for f in fields(rule)))
-
-
-def from_run_config(config: Mapping[str, object], app: Path) -> Scenario:
-    """The scenario that Flower's run configuration describes.
-
-    Args:
-        config: `scenario` is a path within the app, or the text of a scenario; `set` is overrides, space between them.
-        app: the app's folder.
-    """
-    value, overrides = str(config["scenario"]), shlex.split(str(config.get("set", "")))
-    return parse_scenario(value, overrides) if "\n" in value else load_scenario(app / value, overrides)
