@@ -20,7 +20,7 @@ from ist_fed.engines.inprocess import InProcessGrid
 from ist_fed.engines.local import LocalGrid
 from ist_fed.engines.local import one_by_one as simulate
 from ist_fed.errors import Interrupted, RoundError, RunError, ScenarioError
-from ist_fed.federation import _Recorder
+from ist_fed.federation.recorder import Recorder
 from ist_fed.run import Run
 from ist_fed.scenario import Rounds, parse_scenario
 from ist_fed.server_optimizer import ServerOptimizer
@@ -229,14 +229,14 @@ def test_too_few_replies_save_nothing_of_their_round(
 def test_what_fails_between_a_round_and_its_line_saves_nothing_of_it(
     tmp_path: Path, whole: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, line = created(tmp_path, every=2), _Recorder._line
+    run, line = created(tmp_path, every=2), Recorder._line
 
     def broken(self: Any, report: Any, *more: Any) -> Any:
         if report.round == 4:
             raise RunError("the disk is full")
         return line(self, report, *more)
 
-    monkeypatch.setattr(_Recorder, "_line", broken)
+    monkeypatch.setattr(Recorder, "_line", broken)
     with pytest.raises(RunError, match="the disk is full"):
         simulate(run)
     monkeypatch.undo()
@@ -255,7 +255,7 @@ def test_a_run_that_is_asked_to_stop_saves_its_last_round(tmp_path: Path, whole:
 
 
 def test_what_is_evaluated_are_the_arrays_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    served, seen = _Recorder._served, []
+    served, seen = Recorder._served, []
 
     def look(self: Any, arrays: dict[str, Tensor]) -> Any:
         model = served(self, arrays)
@@ -263,6 +263,6 @@ def test_what_is_evaluated_are_the_arrays_themselves(tmp_path: Path, monkeypatch
         assert all(arrays[name].data_ptr() == at for name, at in seen[-1].items())
         return model
 
-    monkeypatch.setattr(_Recorder, "_served", look)
+    monkeypatch.setattr(Recorder, "_served", look)
     simulate(created(tmp_path, every=1))
     assert len(seen) == 5
