@@ -1,98 +1,19 @@
-"""The sections of the page about one run: text around pictures and tables. Each is a list of elements."""
+"""The sections of what was measured in a run: text around pictures and tables. Each is a list of elements."""
 
-import os
-import shlex
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 
 from ist_fed.report.canvas import Drawn
 from ist_fed.report.curves import Line, final_of, virtual_of
 from ist_fed.report.facts import Facts
 from ist_fed.report.figures import phases
 from ist_fed.report.holdings import Holdings, followed
-from ist_fed.report.numbers import amount, count, percent, rule_text, score, size
-from ist_fed.report.page import Html, figure, fold, pair, paragraph, table, tag
+from ist_fed.report.numbers import amount, count, percent, score, size
+from ist_fed.report.page import Html, figure, pair, paragraph, table, tag
 from ist_fed.report.stretches import gone_through
 from ist_fed.report.units import AXES, ROUNDS
 
 _REASONS, _LETTERS = 50, 300  # rows of the table of refused replies, and of a reason: clients write them
-
-
-def one_round(facts: Facts, drawn: dict[str, Drawn]) -> list[Html]:
-    """What happens in a round, in four steps and a drawing."""
-    scenario, training, holdings = facts.scenario, facts.scenario.training, facts.holdings
-    fewest, most = holdings.subnets
-    subnets = count(most, "subnet") if fewest == most else f"{fewest} to {most} subnets"
-    deal = f"The rule, {rule_text(scenario.rule)}, dealt the {facts.unit}s out to {subnets}"
-    if holdings.always_whole:
-        deal = f"The rule, {rule_text(scenario.rule)}, gave every {facts.unit} to every client"
-    else:
-        kept = scenario.rule.get("keep", 1)
-        moving = ", the clients moving on in between" if scenario.rule.get("rotate", True) else ""
-        anew = ", anew in each round" if kept == 1 else f", anew every {kept} rounds{moving}"
-        deal += anew if holdings.redrawn else ", the same in every round" * (facts.rounds > 1)
-    if facts.lends:
-        deal = (
-            f"The rule, {rule_text(scenario.rule)}, lent each client units that nobody else held. Nobody waited: when "
-            f"a client returned its units they were merged at once, and it borrowed others of those that were free. A "
-            f"round is as many leases that ended as there are clients; the picture shows what was lent out first"
-        )
-    send = (
-        "Each client was sent the network that its units make. A weight between two hidden units travels only if both "
-        "belong to the client's subnet; the network's inputs and outputs are not cut."
-    )
-    if facts.unit == "block":
-        send = (
-            "Each client was sent its blocks, and all that is not dealt out: the network's stream, inputs and outputs."
-        )
-    steps = [
-        ("Deal.", f"{deal}."),
-        ("Send.", "Each client was sent the whole network." if holdings.always_whole else send),
-        (
-            "Train.",
-            f"Each client took {count(scenario.local_steps, 'step')} of {training.optimizer.upper()} with "
-            f"{count(training.batch_size, 'example')} a step. The examples stayed where they were.",
-        ),
-        ("Merge.", _merging(holdings, facts.unit)),
-    ]
-    return [
-        tag("h2", "One round"),
-        tag("ol", *(tag("li", tag("strong", name), " ", text) for name, text in steps)),
-        tag("div", figure(drawn["round"], _round_caption(facts)), class_="wide"),
-    ]
-
-
-def _merging(holdings: Holdings, unit: str) -> str:
-    if holdings.always_whole:
-        return "The server took the mean of what came back, weight by weight."
-    own = "each weight was written back to its place"
-    if unit == "block":
-        own += ", and what everyone has became the mean of what came back"
-    if holdings.cohort > 1 or not holdings.disjoint:
-        own = "a weight that came back from several clients became their mean, and the others were copied"
-    if holdings.cohort > 1 and holdings.disjoint:
-        own = "the clients of one subnet were averaged, and each weight was written back to its place"
-    return f"What came back went into the wide network: {own}. A weight that nobody held kept its value."
-
-
-def _round_caption(facts: Facts) -> str:
-    if facts.holdings.always_whole:
-        return "Every hidden unit has one colour, because there is one subnet: the whole network."
-    if facts.unit == "block":
-        text = (
-            "Blocks of one colour are one subnet: a network without the others, past which the stream goes unchanged."
-        )
-        return text if facts.holdings.disjoint else f"{text} A block of several colours is in several."
-    text = (
-        "Follow one colour from the inputs to the outputs: those units, and the lines that join them, are one subnet. "
-        "It has the same depth as the whole network, and is narrower."
-    )
-    if not facts.holdings.disjoint:
-        return f"{text} A unit of several colours is held by several subnets."
-    if len(facts.scenario.sizes) > 1:
-        text += " A line between two colours would be a weight that nobody trains in this round; there is none."
-    return text
 
 
 def learning(facts: Facts, drawn: dict[str, Drawn]) -> list[Html]:
@@ -256,41 +177,3 @@ def _numbers(numbers: Sequence[int]) -> str:
     distinct = list(dict.fromkeys(numbers))
     more = f" and {len(distinct) - 8:,} more" if len(distinct) > 8 else ""
     return ", ".join(map(str, distinct[:8])) + more
-
-
-def again(facts: Facts) -> list[Html]:
-    """The commands that lead on from here, the scenario, and the words."""
-    folder = shlex.quote(_shown(facts.run.folder))
-    commands = [] if facts.done else [f"ist-fed simulate --resume {folder}   # go on with this run"]
-    commands += [
-        f"ist-fed simulate {folder}/scenario.toml --run runs/again   # the same once more",
-        f"ist-fed compare {folder}/scenario.toml OTHER.toml   # this scenario beside another",
-        f"ist-fed report {folder}   # this page",
-    ]
-    return [
-        tag("h2", "Do it again"),
-        tag("pre", tag("code", "\n".join(commands))),
-        fold("The scenario, every default filled in", tag("pre", tag("code", facts.scenario.to_toml()))),
-        fold(
-            "Words",
-            tag("dl", *(tag(name, text) for entry in _WORDS for name, text in zip(("dt", "dd"), entry, strict=True))),
-        ),
-    ]
-
-
-def _shown(folder: Path) -> str:
-    """The folder as seen from here, if it lies here; a page that is passed on need not tell where its author lives."""
-    path = os.path.relpath(folder)
-    return folder.name if path.startswith("..") else path
-
-
-_WORDS = (
-    ("unit", "One hidden neuron, channel, attention head, or residual block."),
-    ("axis", "The units of one hidden layer."),
-    ("subnet", "The narrow network that some units of every axis make, with the weights between them."),
-    ("client", "A device with data of its own. It holds one subnet at a time, never sends its data, and trains."),
-    ("round", "The server deals the units out, sends the subnets, waits for them to come back, and merges them."),
-    ("cohort", "The clients that hold the same subnet in one round; their results are averaged."),
-    ("coverage", "The share of the network that some client has trained at least once."),
-    ("FedAvg", "Federated averaging: every client trains the whole network, and the server averages."),
-)

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 from ist_fed.report import sections
+from ist_fed.report.again import again
 from ist_fed.report.canvas import Drawn, Picture, draw
 from ist_fed.report.curves import best_of, final_of, rounds_of
 from ist_fed.report.facts import Facts, gather
 from ist_fed.report.figures import pictures
+from ist_fed.report.four_steps import four_steps
 from ist_fed.report.holdings import expected_coverage
 from ist_fed.report.numbers import count, score, shares, size
 from ist_fed.report.one_round import one_round_picture
@@ -57,13 +59,13 @@ def _page(facts: Facts, drawn: dict[str, Drawn]) -> str:
         tag("p", _status(facts), class_="muted"),
         _summary(facts),
         _tiles(facts),
-        *sections.one_round(facts, drawn),
+        *four_steps(facts, drawn),
         *sections.learning(facts, drawn),
         *sections.units(facts, drawn),
         *sections.coverage(facts, drawn),
         *sections.costs(facts, drawn),
         *sections.refused(facts),
-        *sections.again(facts),
+        *again(facts),
     )
 
 
