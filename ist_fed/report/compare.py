@@ -1,33 +1,16 @@
-"""Several runs beside each other: a table, and their curves in one picture."""
+"""The page about several runs: a table, their curves beside each other, and what differs between their scenarios."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ist_fed.errors import RunError
-from ist_fed.report.canvas import Drawn, Picture, Theme, canvas, draw, frame
-from ist_fed.report.curves import (
-    Line,
-    best_of,
-    final_of,
-    lines_of,
-    megabytes_of,
-    metric_of,
-    model_of,
-    reached,
-    rounds_of,
-    values_of,
-    virtual_of,
-)
-from ist_fed.report.figures import curve, round_axis, score_axis
-from ist_fed.report.numbers import amount, rule_text, score
+from ist_fed.report.canvas import Drawn, draw
+from ist_fed.report.curves import lines_of
+from ist_fed.report.numbers import amount, score
+from ist_fed.report.overlay import overlays
 from ist_fed.report.page import Html, figure, fold, page, paragraph, table, tag, write
 from ist_fed.run import Run
 from ist_fed.scenario import differences
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _COLUMNS = {
     "name": "run",
@@ -46,58 +29,6 @@ _COLUMNS = {
 }
 """Key of a row → heading; keys that a row does not have are left out, and others come last, under their own name."""
 _TEXTS = 2  # columns that are not numbers
-CURVES = (0, 1, 2, 3, 4, 5, 7, 6)  # yellow last: it is faint as a line
-STYLES = ("-", "--", ":", "-.")
-
-
-def comparison_rows(runs: Sequence[Run], target: float | None) -> list[dict[str, Any]]:
-    """The numbers of each run, in the order given.
-
-    Args:
-        runs: each with at least one finished round, all with the same metric.
-        target: of the metric; None asks for none.
-
-    Returns:
-        For each run `name` (of its folder), `rule` as text, `metric` (its name), `rounds`, `final` and `best` of the
-        metric (None where it was never evaluated), `mb_per_client` and `steps_per_client` of the whole run, and
-        `target_round` and `target_mb_per_client`, where the target was first reached (None where it was not).
-        A run on a simulated network has `virtual_seconds` and `target_virtual_seconds`, too.
-        Megabytes are of 10⁶ bytes, sent and received, of a client that took part in every round.
-
-    Raises:
-        RunError: a run has no finished round, or the runs measure different things.
-    """
-    rows = [_row(run, lines_of(run), target) for run in runs]
-    if len(metrics := {row["metric"] for row in rows}) > 1:
-        raise RunError(
-            f"runs are compared by one metric, but these measure {', '.join(sorted(metrics))}; compare runs of one task"
-        )
-    return rows
-
-
-def _row(run: Run, lines: Sequence[Line], target: float | None) -> dict[str, Any]:
-    best = best_of(lines)
-    at, moved = (reached(lines, target) if target is not None else None) or (None, None)
-    return {
-        "name": run.folder.resolve().name,
-        "rule": rule_text(run.scenario.rule),
-        "metric": metric_of(lines),
-        "rounds": len(lines),
-        "final": final_of(lines, model_of(run)),
-        "best": best[1] if best else None,
-        "mb_per_client": megabytes_of(lines)[-1],
-        "steps_per_client": sum(run.scenario.during(line.get("phase", 0)).local_steps for line in lines),
-        "target_round": at,
-        "target_mb_per_client": moved,
-        **_virtual(lines, at),
-    }
-
-
-def _virtual(lines: Sequence[Line], at: int | None) -> dict[str, Any]:
-    if (seconds := virtual_of(lines)) is None:
-        return {}
-    there = None if at is None else seconds[rounds_of(lines).index(at)]
-    return {"virtual_seconds": seconds[-1], "target_virtual_seconds": there}
 
 
 def write_comparison(runs: Sequence[Run], rows: Sequence[dict[str, Any]], folder: Path, target: float | None) -> Path:
@@ -116,72 +47,8 @@ def write_comparison(runs: Sequence[Run], rows: Sequence[dict[str, Any]], folder
         RunError: matplotlib is missing, or the folder cannot be written.
     """
     curves = [(str(row["name"]), lines_of(run)) for row, run in zip(rows, runs, strict=True)]
-    drawn = {picture.name: draw(picture) for picture in _pictures(curves, target)}
+    drawn = {picture.name: draw(picture) for picture in overlays(curves, target)}
     return write(folder, "comparison.html", _page(runs, rows, drawn, target), drawn.values())
-
-
-# --- Pictures ---------------------------------------------------------------------------------------------------------
-
-_Curves = Sequence[tuple[str, Sequence[Line]]]
-
-
-def _pictures(curves: _Curves, target: float | None) -> list[Picture]:
-    metric = metric_of(curves[0][1])
-    return [
-        Picture(
-            "comparison",
-            f"{metric} of each run against rounds, and against megabytes per client",
-            lambda theme: _figure(theme, curves, target, (False, True)),
-        ),
-        Picture(
-            "comparison-rounds",
-            f"{metric} of each run against rounds",
-            lambda theme: _figure(theme, curves, target, (False,)),
-        ),
-        Picture(
-            "comparison-megabytes",
-            f"{metric} of each run against megabytes per client",
-            lambda theme: _figure(theme, curves, target, (True,)),
-        ),
-    ]
-
-
-def _figure(theme: Theme, curves: _Curves, target: float | None, panels: Sequence[bool]) -> "Figure":
-    columns = 2 * len(panels)
-    figure = canvas(theme, 5.2 * len(panels), 3.8 + 0.22 * (len(curves) // columns))
-    row = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    for axes, megabytes in zip(row, panels, strict=True):
-        _panel(frame(axes, theme), theme, curves, target, megabytes)
-        if axes is row[0]:
-            score_axis(axes, metric_of(curves[0][1]))
-    handles, names = row[0].get_legend_handles_labels()
-    figure.legend(
-        handles, names, loc="outside lower center", ncols=columns, frameon=False, labelcolor=theme.ink, fontsize=9
-    )
-    return figure
-
-
-def _panel(axes: "Axes", theme: Theme, curves: _Curves, target: float | None, megabytes: bool) -> None:
-    for at, (name, lines) in enumerate(curves):
-        colour = theme.palette[CURVES[at % len(CURVES)]]
-        x = megabytes_of(lines) if megabytes else rounds_of(lines)
-        values = values_of(lines, metric_of(lines))
-        curve(axes, x, values, colour, name, style=STYLES[at // len(CURVES) % len(STYLES)])
-        if target is not None and (hit := reached(lines, target)) is not None:
-            there = rounds_of(lines).index(hit[0])
-            axes.plot(x[there], values[there], marker="o", markersize=7, color=colour, markeredgecolor=theme.paper)
-    if target is not None:
-        axes.axhline(target, color=theme.muted, linestyle=(0, (2, 2)), linewidth=1, zorder=0)
-    if megabytes:
-        axes.set_xscale("log")
-        axes.set_xlabel("MB sent and received by a client")
-        axes.xaxis.set_major_formatter(lambda value, _: amount(value))
-    else:
-        rounds = [at for _, lines in curves for at in rounds_of(lines)]
-        round_axis(axes, min(rounds), max(rounds))
-
-
-# --- The page ---------------------------------------------------------------------------------------------------------
 
 
 def _page(runs: Sequence[Run], rows: Sequence[dict[str, Any]], drawn: dict[str, Drawn], target: float | None) -> str:

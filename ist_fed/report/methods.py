@@ -7,11 +7,12 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from ist_fed.report.canvas import Drawn, Picture, Theme, canvas, draw, frame, plain
-from ist_fed.report.compare import CURVES, STYLES, comparison_rows
 from ist_fed.report.curves import Line, lines_of, megabytes_of, metric_of, rounds_of, values_of, virtual_of
 from ist_fed.report.figures import score_axis
 from ist_fed.report.numbers import amount, score
+from ist_fed.report.overlay import CURVES, STYLES
 from ist_fed.report.page import Html, figure, page, paragraph, table, tag, write
+from ist_fed.report.rows import comparison_rows
 from ist_fed.run import Run
 
 if TYPE_CHECKING:
