@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 
 import pytest
+import runs
 import tiny
 import torch
 from flwr.app import Message
@@ -14,14 +15,12 @@ from ist_fed.arrays import arrays_of, build_on_meta
 from ist_fed.axes import describe, parse
 from ist_fed.batched import Way
 from ist_fed.cost import cost
-from ist_fed.engines.local import LocalGrid
 from ist_fed.errors import AxesError
 from ist_fed.models import Branch
 from ist_fed.privacy import CentralMerge, Mechanism, Privacy
 from ist_fed.privacy.central import Drawn
 from ist_fed.rescale import Rescaling
 from ist_fed.robust import Keeper, Robust
-from ist_fed.round import RoundReport
 from ist_fed.seeds import generator
 from ist_fed.server_optimizer import ServerOptimizer
 from ist_fed.symmetry import check_symmetry
@@ -271,13 +270,7 @@ def test_a_reply_with_other_blocks_than_were_sent_is_refused(change: str) -> Non
 @pytest.mark.parametrize("training", [tiny.TRAINING, replace(tiny.TRAINING, state="travels", rescale="full")])
 def test_engines_agree(only: Way, training: Training) -> None:
     """Law 10: two clients for each subnet, subnets of two depths."""
-    reports = list[RoundReport]()
-    made = tiny.strategy(TASK, HALVES, sizes=SIZES, training=training, on_round=reports.append)
-
-    def worker(client: int) -> Worker:
-        return Worker(TASK, TASK.client_data(client, 4), client=client)
-
-    made.start(LocalGrid(4, worker, TASK, torch.device("cpu"), only=only), wire.to_record(tiny.initial(TASK, SIZES)), 2)
+    reports = runs.train_on(runs.local_grid(TASK, 4, only), TASK, HALVES, sizes=SIZES, training=training)
     run = federate(HALVES, rounds=2, training=training)
     for report, other in zip(reports, run.reports, strict=True):
         assert report.coverage == other.coverage

@@ -1,30 +1,29 @@
 """Phases: which one a round belongs to, what it changes, and that a resumed run goes on in the right one."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from math import cos, pi
 from pathlib import Path
 from typing import Any
 
 import pytest
+import runs
 import tiny
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 
 from ist_fed import rules, wire
 from ist_fed.cli.inspect import describe_scenario
 from ist_fed.engines.inprocess import InProcessGrid
-from ist_fed.engines.local import LocalGrid, one_by_one
-from ist_fed.errors import Interrupted, RoundError, ScenarioError
-from ist_fed.federation import Line
+from ist_fed.engines.local import one_by_one
+from ist_fed.errors import RoundError, ScenarioError
 from ist_fed.phases import Course, Phase, Stretch, Terms
 from ist_fed.report import write_report
 from ist_fed.round import RoundReport
 from ist_fed.run import Run
-from ist_fed.scenario import Record, Scenario, parse_scenario
+from ist_fed.scenario import parse_scenario
 from ist_fed.train import Training
 from ist_fed.worker import Worker
 
@@ -131,14 +130,7 @@ def test_phases_are_runs_one_after_another() -> None:
 
 def test_engines_agree_to_the_bit() -> None:
     task, phases = tiny.Tiny(), [Phase(rounds=1), Phase(rule=HALVES, training=SMALL), Phase(rounds=1, local_steps=2)]
-    reports: list[RoundReport] = []
-    made = tiny.strategy(task, rules.Full(), phases=phases, on_round=reports.append)
-
-    def worker(client: int) -> Worker:
-        return Worker(task, task.client_data(client, 3), client=client)
-
-    grid = LocalGrid(3, worker, task, torch.device("cpu"), only="one by one")
-    made.start(grid, wire.to_record(tiny.initial(task)), 4)
+    reports = runs.train_on(runs.local_grid(task, 3), task, rules.Full(), 4, phases=phases)
     packed = tiny.federate(task, rules.Full(), 3, rounds=4, phases=phases)
     assert all(tiny.same(one.arrays, other.arrays) for one, other in zip(reports, packed.reports, strict=True))
 
@@ -197,16 +189,10 @@ def test_flowers_hooks_know_no_number_of_rounds() -> None:
 
 # --- A scenario -------------------------------------------------------------------------------------------------------
 
-SCENARIO = Scenario(
-    name="x",
-    task="digits",
-    sizes={"hidden1": 32, "hidden2": 32},
-    rule={"name": "disjoint", "groups": 2},
-    clients=2,
+SCENARIO = replace(
+    runs.DIGITS,
     rounds=6,
     local_steps=3,
-    device="cpu",
-    record=Record(checkpoint_every=1, tensorboard=False),
     phases=(
         Stretch(rounds=4, until={"accuracy": 0.25}, rule={"name": "full"}, training={"lr": 0.05}),
         Stretch(rounds=1, rule={"min_units": 1}),
@@ -275,17 +261,7 @@ def test_until_something_that_nobody_measures(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    run = Run.create(tmp_path_factory.mktemp("runs") / "whole", SCENARIO)
-    one_by_one(run)
-    return run
-
-
-def _stop_after(run: Run, round: int) -> Callable[[Line], None]:
-    def on_line(line: Line) -> None:
-        if line["round"] == round:
-            run.ask_to_stop()
-
-    return on_line
+    return runs.whole(tmp_path_factory.mktemp("runs") / "whole", SCENARIO)
 
 
 def test_the_lines_say_the_phase(whole: Run) -> None:
@@ -299,11 +275,8 @@ def test_the_lines_say_the_phase(whole: Run) -> None:
 
 @pytest.mark.parametrize("stop", range(1, 6))
 def test_resume(tmp_path: Path, whole: Run, stop: int) -> None:
-    run = Run.create(tmp_path / "run", SCENARIO)
-    with pytest.raises(Interrupted):
-        one_by_one(run, on_line=_stop_after(run, stop))
-    one_by_one(Run.open(tmp_path / "run"), resume=True)
-    assert tiny.same(*(load_file(one.folder / "model.safetensors") for one in (run, whole)))
+    run = runs.resumed(tmp_path / "run", SCENARIO, stop)
+    assert tiny.same(runs.model_of(run), runs.model_of(whole))
     kept = [{key: line[key] for key in ("round", "phase", "accuracy", "lr", "coverage")} for line in run.metrics()]
     assert kept == [{key: line[key] for key in kept[0]} for line in whole.metrics()]
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import runs
 import tiny
 import torch
 from flwr.app import ConfigRecord, Message
@@ -14,11 +15,9 @@ from ist_fed import infer, rules, wire
 from ist_fed.arrays import build_on_meta
 from ist_fed.cli.inspect import describe_scenario
 from ist_fed.cost import cost
-from ist_fed.engines.local import LocalGrid
 from ist_fed.errors import AxesError
 from ist_fed.models import mlp
 from ist_fed.rescale import Rescaling, scaled_inputs
-from ist_fed.round import RoundReport
 from ist_fed.scenario import parse_scenario
 from ist_fed.tasks.digits import Digits
 from ist_fed.train import Rescale, Training
@@ -110,14 +109,8 @@ def test_the_order_says_how_much_and_a_whole_network_is_trained_as_it_is() -> No
 
 @pytest.mark.parametrize("how", ["sqrt", "full"])
 def test_given_subnets_the_bits_are_those_by_messages(how: Rescale) -> None:
-    task, reports = tiny.Tiny(), list[RoundReport]()
-    made = tiny.strategy(task, HALVES, training=training(how), on_round=reports.append)
-
-    def worker(client: int) -> Worker:
-        return Worker(task, task.client_data(client, 3), client=client)
-
-    grid = LocalGrid(3, worker, task, torch.device("cpu"), only="one by one")
-    made.start(grid, wire.to_record(tiny.initial(task)), 2)
+    task = tiny.Tiny()
+    reports = runs.train_on(runs.local_grid(task, 3), task, HALVES, training=training(how))
     packed = tiny.federate(task, HALVES, 3, rounds=2, training=training(how))
     assert tiny.same(reports[-1].arrays, packed.after)
 

@@ -5,18 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import runs
 import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ist_fed import extract, rules
-from ist_fed.engines.local import one_by_one
-from ist_fed.errors import AxesError, Interrupted
-from ist_fed.run import Run
-from ist_fed.scenario import Record, Scenario, parse_scenario
+from ist_fed.errors import AxesError
+from ist_fed.scenario import parse_scenario
 from ist_fed.server_optimizer import Kind, Server, ServerOptimizer, apply_change, trained_where
 
 HALVES = rules.Disjoint(groups=2, min_units=1)
@@ -103,29 +101,14 @@ def test_none_is_the_merge_and_buffers_are_always_as_merged() -> None:
     assert not any("running" in key for key in run.strategy.server.state())
 
 
-SCENARIO = Scenario(
-    name="x",
-    task="digits",
-    sizes={"hidden1": 32, "hidden2": 32},
-    rule={"name": "disjoint", "groups": 2},
-    clients=2,
-    rounds=3,
-    local_steps=2,
-    device="cpu",
-    record=Record(checkpoint_every=1, tensorboard=False),
-    server=ServerOptimizer(optimizer="adam", lr=0.05),
-)
+SCENARIO = replace(runs.DIGITS, server=ServerOptimizer(optimizer="adam", lr=0.05))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_resume(tmp_path: Path, kind: Kind) -> None:
     scenario = replace(SCENARIO, server=replace(SCENARIO.server, optimizer=kind))
-    whole, run = (Run.create(tmp_path / name, scenario) for name in ("whole", "run"))
-    one_by_one(whole)
-    with pytest.raises(Interrupted):
-        one_by_one(run, on_line=lambda line: run.ask_to_stop())
-    one_by_one(run, resume=True)
-    assert tiny.same(*(load_file(one.folder / "model.safetensors") for one in (run, whole)))
+    whole, run = runs.whole(tmp_path / "whole", scenario), runs.resumed(tmp_path / "run", scenario)
+    assert tiny.same(runs.model_of(run), runs.model_of(whole))
     assert tiny.same(*(dict(sorted(one.restore().moments.items())) for one in (run, whole)))
 
 

@@ -6,34 +6,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import runs
 import tiny
 import torch
 from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 from test_strategy import Counting
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 from ist_fed import extract, rules, wire
 from ist_fed.arrays import arrays_of
 from ist_fed.cost import cost
 from ist_fed.engines.inprocess import InProcessGrid
-from ist_fed.engines.local import LocalGrid, one_by_one, simulate
-from ist_fed.errors import AxesError, Interrupted, ScenarioError, TrainingError
+from ist_fed.engines.local import simulate
+from ist_fed.errors import AxesError, ScenarioError, TrainingError
 from ist_fed.network import Network
 from ist_fed.optimizer_state import no_state, trainable
 from ist_fed.phases import Phase
 from ist_fed.run import Run
-from ist_fed.scenario import Record, Scenario, parse_scenario
+from ist_fed.scenario import parse_scenario
 from ist_fed.seeds import generator
 from ist_fed.server_optimizer import trained_where
 from ist_fed.tasks import Batch
 from ist_fed.train import OPTIMIZERS, Training, optimizer_options, train
-from ist_fed.worker import Worker
 
 SGD = Training(lr=0.1, batch_size=8, momentum=0.9, state="travels")
 ADAM = dataclasses.replace(SGD, optimizer="adam", lr=0.01)
@@ -46,20 +44,10 @@ THIRDS = rules.Disjoint(groups=3, min_units=1)
 def plain(
     model: nn.Module, data: TensorDataset, training: Training, rngs: list[Any], steps: int
 ) -> torch.optim.Optimizer:
-    """Rounds of a loop as anyone would write it, with one optimiser for all of them."""
-    inputs, targets = data.tensors
+    """Rounds of the plain loop, with one optimiser for all of them."""
     optimizer = OPTIMIZERS[training.optimizer](model.parameters(), **optimizer_options(training, training.lr))
-    model.train()
     for rng in rngs:
-        order, at = rng.permutation(len(inputs)), 0
-        for _ in range(steps):
-            if at + training.batch_size > len(inputs):
-                order, at = rng.permutation(len(inputs)), 0
-            batch = order[at : at + training.batch_size]
-            at += training.batch_size
-            optimizer.zero_grad()
-            functional.cross_entropy(model(inputs[batch]), targets[batch]).backward()
-            optimizer.step()
+        tiny.plain_steps(model, data, optimizer, training.batch_size, steps, rng)
     return optimizer
 
 
@@ -144,9 +132,7 @@ def test_a_coordinate_that_nobody_trained_keeps_its_momentum(
         local_steps=8,
         on_round=lambda report: states.append({key: a.clone() for key, a in made.travelling.state().items()}),
     )
-    grid: Any = InProcessGrid(3, tiny.handlers(task, 3))
-    if direct:
-        grid = local_grid(task, 3)
+    grid = runs.local_grid(task, 3) if direct else InProcessGrid(3, tiny.handlers(task, 3))
     made.start(grid, wire.to_record(tiny.initial(task)), 3)
     for before, after, plan in zip(states, states[1:], plans.plans[1:], strict=False):
         held = [plan[node] for node in range(3) if node not in refused]
@@ -155,13 +141,6 @@ def test_a_coordinate_that_nobody_trained_keeps_its_momentum(
             if not key.startswith("step/"):
                 assert torch.equal(array[~trained[key]], before[key][~trained[key]])
                 assert (array != before[key])[trained[key]].any()
-
-
-def local_grid(task: tiny.Tiny, clients: int) -> InProcessGrid:
-    def worker(client: int) -> Worker:
-        return Worker(task, task.client_data(client, clients), client=client)
-
-    return LocalGrid(clients, worker, task, torch.device("cpu"), only="one by one")
 
 
 def test_a_momentum_stands_where_its_parameter_does() -> None:
@@ -235,28 +214,12 @@ def test_a_client_needs_no_more_memory_for_it_than_for_what_it_sends() -> None:
 
 # --- Resume and phases ------------------------------------------------------------------------------------------------
 
-SCENARIO = Scenario(
-    name="x",
-    task="digits",
-    sizes={"hidden1": 32, "hidden2": 32},
-    rule={"name": "disjoint", "groups": 2},
-    clients=2,
-    rounds=3,
-    local_steps=2,
-    device="cpu",
-    record=Record(checkpoint_every=1, tensorboard=False),
-)
-
 
 @EACH
 def test_resume(tmp_path: Path, training: Training) -> None:
-    scenario = dataclasses.replace(SCENARIO, training=training)
-    whole, run = (Run.create(tmp_path / name, scenario) for name in ("whole", "run"))
-    one_by_one(whole)
-    with pytest.raises(Interrupted):
-        one_by_one(run, on_line=lambda line: run.ask_to_stop())
-    one_by_one(run, resume=True)
-    models = [load_file(one.folder / "model.safetensors") for one in (run, whole)]
+    scenario = dataclasses.replace(runs.DIGITS, training=training)
+    whole, run = runs.whole(tmp_path / "whole", scenario), runs.resumed(tmp_path / "run", scenario)
+    models = [runs.model_of(one) for one in (run, whole)]
     assert tiny.same(*models)
     assert not any("/" in name for name in models[0])
     states = [dict(sorted(one.restore().travelling.items())) for one in (run, whole)]
@@ -310,18 +273,14 @@ def test_leases_of_one_client_are_one_training_with_one_optimiser(training: Trai
 def test_leases_at_their_own_times(tmp_path: Path, training: Training) -> None:
     """Law 11, and law 10: optimisers of leases that began apart have taken other numbers of steps."""
     scenario = dataclasses.replace(
-        SCENARIO,
+        runs.DIGITS,
         rule={"name": "lease", "groups": 4, "min_units": 2},
         clients=4,
         training=training,
         network=Network(step_seconds=0.1, spread=8),
     )
-    whole, run, other = (Run.create(tmp_path / name, scenario) for name in ("whole", "run", "other"))
-    one_by_one(whole)
-    simulate(other)
-    with pytest.raises(Interrupted):
-        one_by_one(run, on_line=lambda line: run.ask_to_stop())
-    one_by_one(run, resume=True)
+    whole, run = runs.whole(tmp_path / "whole", scenario), runs.resumed(tmp_path / "run", scenario)
+    simulate(other := Run.create(tmp_path / "other", scenario))
     ends = [one.restore() for one in (run, whole, other)]
     assert tiny.same(ends[0].arrays, ends[1].arrays)
     assert all(torch.equal(ends[0].travelling[key], array) for key, array in ends[1].travelling.items())
@@ -335,7 +294,7 @@ ASKED = ("round.weighting=uniform", "training.state=travels")
 
 def test_a_private_run_lets_no_state_out() -> None:
     with pytest.raises(ScenarioError, match="state of optimisers has no noise, so none leaves a private run"):
-        parse_scenario(SCENARIO.to_toml(), ["privacy.mode=central", "privacy.epsilon=4.0", *ASKED])
+        parse_scenario(runs.DIGITS.to_toml(), ["privacy.mode=central", "privacy.epsilon=4.0", *ASKED])
 
 
 # --- Local steps ------------------------------------------------------------------------------------------------------

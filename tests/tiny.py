@@ -84,13 +84,17 @@ def initial(task: Task, sizes: Mapping[str, int] = SIZES, seed: int = 3) -> dict
         return {name: array.clone() for name, array in arrays_of(task.build(**sizes)).items()}
 
 
-def plain_sgd(
-    model: nn.Module, data: TensorDataset, training: Training, steps: int, rng: np.random.Generator
+def plain_steps(
+    model: nn.Module,
+    data: TensorDataset,
+    optimizer: torch.optim.Optimizer,
+    batch_size: int,
+    steps: int,
+    rng: np.random.Generator,
 ) -> list[float]:
     """A training loop as anyone would write it, with nothing of ours in it; returns the losses."""
     inputs, targets = data.tensors
-    optimizer = torch.optim.SGD(model.parameters(), lr=training.lr, momentum=training.momentum)
-    size = min(training.batch_size, len(inputs))
+    size = min(batch_size, len(inputs))
     order, at, losses = rng.permutation(len(inputs)), 0, []
     model.train()
     for _ in range(steps):
@@ -104,6 +108,14 @@ def plain_sgd(
         optimizer.step()
         losses.append(float(loss.detach()))
     return losses
+
+
+def plain_sgd(
+    model: nn.Module, data: TensorDataset, training: Training, steps: int, rng: np.random.Generator
+) -> list[float]:
+    """The same with an optimiser that starts afresh."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=training.lr, momentum=training.momentum)
+    return plain_steps(model, data, optimizer, training.batch_size, steps, rng)
 
 
 # --- A federation whose clients can be made to misbehave --------------------------------------------------------------

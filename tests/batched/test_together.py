@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import pytest
+import runs
 import tiny
 import torch
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-from ist_fed import rules, wire
+from ist_fed import rules
 from ist_fed.batched import Way
 from ist_fed.engines.inprocess import InProcessGrid
 from ist_fed.engines.local import LocalGrid
@@ -23,7 +24,6 @@ from ist_fed.round import RoundReport
 from ist_fed.tasks import Batch, Task
 from ist_fed.tasks.synthetic import Synthetic
 from ist_fed.train import Training
-from ist_fed.worker import Worker
 
 WAYS: tuple[Way, ...] = ("stacked", "factored")
 
@@ -49,28 +49,12 @@ def federate(
     task: Task, rule: rules.Rule, clients: int, only: Way | None = None, *, memory: int = 1 << 28, **options: object
 ) -> list[RoundReport]:
     """A run whose clients are given their subnets."""
-    return _run(
-        task,
-        rule,
-        LocalGrid(clients, _worker(task, clients), task, torch.device("cpu"), only=only, memory=memory),
-        **options,
-    )
+    return runs.train_on(runs.local_grid(task, clients, only, memory=memory), task, rule, **options)
 
 
 def by_messages(task: Task, rule: rules.Rule, clients: int, **options: object) -> list[RoundReport]:
     """The same run, with everything packed and unpacked."""
-    return _run(task, rule, InProcessGrid(clients, _worker(task, clients)), **options)
-
-
-def _worker(task: Task, clients: int) -> Callable[[int], Worker]:
-    return lambda client: Worker(task, task.client_data(client, clients), client=client)
-
-
-def _run(task: Task, rule: rules.Rule, grid: InProcessGrid, rounds: int = 2, **options: object) -> list[RoundReport]:
-    reports: list[RoundReport] = []
-    made = tiny.strategy(task, rule, on_round=reports.append, **options)
-    made.start(grid, wire.to_record(tiny.initial(task, made.sizes)), rounds)
-    return reports
+    return runs.train_on(InProcessGrid(clients, tiny.handlers(task, clients)), task, rule, **options)
 
 
 def apart(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:

@@ -5,17 +5,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import pytest
+import runs
 import tiny
 import torch
 
 from ist_fed import rules, wire
 from ist_fed.cost import cost
 from ist_fed.engines.inprocess import InProcessGrid
-from ist_fed.engines.local import LocalGrid
 from ist_fed.network import Asked, Network, Tier, Virtual
 from ist_fed.round import RoundReport
 from ist_fed.train import Training
-from ist_fed.worker import Worker
 
 HALVES = rules.Disjoint(groups=2, min_units=2)
 ASKED = Asked(client=0, sizes={"hidden1": 6}, bytes=1000, steps=5, training=tiny.TRAINING)
@@ -99,20 +98,13 @@ def test_what_makes_no_sense_is_refused(wrong: Mapping[str, object], said: str) 
 
 
 def run(network: Network, *, direct: bool = True, clients: int = 4, **options: object) -> list[RoundReport]:
-    task, reports = tiny.Tiny(), list[RoundReport]()
-
-    def worker(client: int) -> Worker:
-        return Worker(task, task.client_data(client, clients), client=client)
+    task = tiny.Tiny()
 
     def flops(sizes: Mapping[str, int], training: Training) -> float:
         return cost(task, sizes, training).flops
 
-    made = tiny.strategy(task, HALVES, network=Virtual(network, 1, clients, flops), on_round=reports.append, **options)
-    grid = LocalGrid(clients, worker, task, torch.device("cpu"), only="one by one") if direct else InProcessGrid(
-        clients, worker
-    )  # fmt: skip
-    made.start(grid, wire.to_record(tiny.initial(task)), 4)
-    return reports
+    grid = runs.local_grid(task, clients) if direct else InProcessGrid(clients, tiny.handlers(task, clients))
+    return runs.train_on(grid, task, HALVES, 4, network=Virtual(network, 1, clients, flops), **options)
 
 
 def test_a_round_lasts_as_long_as_its_slowest_client() -> None:
