@@ -1,8 +1,9 @@
 """Files that are either the old ones or the whole new ones."""
 
+import fcntl
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ist_fed.errors import RunError
@@ -31,6 +32,25 @@ def write_atomically(path: Path, data: bytes | bytearray | Iterable[bytes | memo
         raise unwritable(path, error) from error
 
 
+@contextmanager
+def held_alone(path: Path) -> Iterator[int]:
+    """Hold a file, its descriptor open, while no other process does; it and its folder are made if there are none.
+
+    Raises:
+        RunError: it cannot be opened, or nothing can be done with it.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield file
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
 def append_durably(file: int, path: Path, at: int, line: bytes) -> None:
     """Write a line to an open file, and wait until it is on the disk, even if the file is new.
 
@@ -41,18 +61,21 @@ def append_durably(file: int, path: Path, at: int, line: bytes) -> None:
         line: with its line break.
 
     Raises:
-        OSError: it cannot be written.
+        RunError: it cannot be written.
     """
-    os.ftruncate(file, at)
-    os.lseek(file, at, os.SEEK_SET)
-    while line:
-        line = line[os.write(file, line) :]
-    os.fsync(file)
-    folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)  # else a new file might be gone after a power cut
-    finally:
-        os.close(folder)
+        os.ftruncate(file, at)
+        os.lseek(file, at, os.SEEK_SET)
+        while line:
+            line = line[os.write(file, line) :]
+        os.fsync(file)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # else a new file might be gone after a power cut
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def unwritable(path: Path, error: OSError) -> RunError:

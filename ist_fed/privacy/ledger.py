@@ -1,16 +1,15 @@
 """What was spent, on disk before it is released: a line for each release, never taken back."""
 
-import fcntl
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from ist_fed.errors import PrivacyError, RunError
-from ist_fed.files import append_durably, unwritable
+from ist_fed.files import append_durably, held_alone
 from ist_fed.privacy.accounting import Step, epsilon_of
 
 LEDGER = "privacy.jsonl"
@@ -70,7 +69,7 @@ class Ledger:
         line = (json.dumps({**about, "step": step.to_json()}) + "\n").encode()
         with ExitStack() as held:
             files = sorted(self._files, key=lambda file: file.path)  # in one order: two runs cannot wait for each other
-            locks = [held.enter_context(file.locked()) for file in files]
+            locks = [held.enter_context(held_alone(file.path)) for file in files]
             self.check(step)
             for file, lock in zip(files, locks, strict=True):
                 file.append(lock, line)
@@ -121,26 +120,9 @@ class _File:
             self._read += len(line) + 1
         return self
 
-    @contextmanager
-    def locked(self) -> Iterator[int]:
-        """Hold the file alone."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise unwritable(self.path, error) from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield file
-        finally:
-            os.close(file)
-
     def append(self, file: int, line: bytes) -> None:
         """Add a line after the last whole one, and wait until it is on the disk."""
-        try:
-            append_durably(file, self.path, self._read, line)
-        except OSError as error:
-            raise unwritable(self.path, error) from error
+        append_durably(file, self.path, self._read, line)
 
     def _unknown(self, reason: str) -> RunError:
         return RunError(

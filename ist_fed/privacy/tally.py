@@ -1,6 +1,5 @@
 """What was spent, counted on a client's own disk: a line for every round, written before the round."""
 
-import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ist_fed.errors import RunError
-from ist_fed.files import append_durably, unwritable
+from ist_fed.files import append_durably, held_alone
 
 
 class Tally:
@@ -48,17 +47,9 @@ class Tally:
             RunError: it cannot be written; nothing must be done.
         """
         line = (json.dumps(dict(entry)) + "\n").encode()
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                whole = b"".join(iter(lambda: os.read(file, 1 << 16), b"")).rfind(b"\n") + 1
-                append_durably(file, self.path, whole, line)
-            finally:
-                os.close(file)
-        except OSError as error:
-            raise unwritable(self.path, error) from error
+        with held_alone(self.path) as file:
+            whole = b"".join(iter(lambda: os.read(file, 1 << 16), b"")).rfind(b"\n") + 1
+            append_durably(file, self.path, whole, line)
 
     def unknown(self, reason: str) -> RunError:
         """What to say when it cannot be read."""
