@@ -127,3 +127,7 @@ class Direct(Protocol):
     def carry_out(self, assignments: Sequence[Assignment]) -> Iterator[Outcome]:
         """Let every node of every assignment train; in any order, each node in one outcome."""
         ...
+
+    def train_ahead(self, assignments: Sequence[Assignment]) -> None:
+        """Let nodes train what messages are about to ask of them, one in each assignment; they answer with that."""
+        ...

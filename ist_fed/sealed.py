@@ -16,7 +16,7 @@ from flwr.serverapp import Grid as FlowerGrid
 
 from ist_fed import wire
 from ist_fed.arrays import Build, build_on_meta
-from ist_fed.cohort import Assignment, Outcome
+from ist_fed.cohort import Assignment, Direct, Outcome
 from ist_fed.errors import RoundError, ScenarioError, SecureError, WireError
 from ist_fed.exchange import exchange
 from ist_fed.privacy.secure import Aggregator, Grid, Secure, fit_grid
@@ -70,6 +70,8 @@ class SealedRounds:
         patience = min(timeout, self._settings.patience)
         ask("advertise", patience, _Cohort.calls, lambda c, node, body: c.of.advertised(node, say.Advert.unpack(body)))
         ask("share", patience, _Cohort.rosters, lambda c, node, body: c.of.shared(node, say.Shares.unpack(body)))
+        if isinstance(grid, Direct):
+            grid.train_ahead([one for cohort in cohorts for one in cohort.trainees()])
         ask("upload", timeout, _Cohort.boxes, lambda c, node, body: c.of.masked(node, say.Masked.unpack(body)))
         ask("agree", patience, _Cohort.survivors, lambda c, node, body: c.of.voted(node, say.Vote.unpack(body)))
         ask("unmask", patience, _Cohort.votes, lambda c, node, body: c.of.opened(node, say.Opened.unpack(body)))
@@ -141,6 +143,11 @@ class _Cohort:
     def there(self) -> list[int]:
         """Those who have answered every step."""
         return [] if self.failed else [node for node in self.asked.nodes if node not in self.out]
+
+    def trainees(self) -> list[Assignment]:
+        """What those who are there will be asked to train, for each by itself."""
+        there = set(self.there())
+        return [one for one in self.asked.alone() if there.issuperset(one.nodes)]
 
     def calls(self) -> dict[int, Packed]:
         return dict.fromkeys(self.there(), self.of.call())

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from flwr.app import Message
 from torch import nn
@@ -16,8 +17,12 @@ from ist_fed.updates import as_vector, model_hash, order_hash, trained_names
 
 logger = logging.getLogger("ist_fed")
 
-ORDERED = ("round", "seed", "sizes", "local_steps", "lr", "training", "scales")
-"""The fields of an order that all of a cohort agree on."""
+_ORDERED = ("round", "seed", "sizes", "local_steps", "lr", "training", "scales")
+
+
+def ordered(order: wire.Order) -> dict[str, Any]:
+    """The fields of an order that all of a cohort agree on."""
+    return {name: value for name, value in vars(order).items() if name in _ORDERED}
 
 
 class Secrecy:
@@ -64,8 +69,7 @@ class Secrecy:
 
     def _upload(self, boxes: say.Boxes, order: wire.Order) -> say.Masked:
         model = model_hash(wire.layout_of_flat(order.arrays), order.digest)
-        fields = {name: value for name, value in vars(order).items() if name in ORDERED}
-        terms = self._member.receive(boxes, model=model, order=order_hash(fields))
+        terms = self._member.receive(boxes, model=model, order=order_hash(ordered(order)))
         grid = Grid(step=terms.grid, clip=terms.clip, length=terms.length, variance=terms.variance, bound=terms.bound)
         before = order.arrays
         trained = self._trained(order)

@@ -16,6 +16,7 @@ from ist_fed.arrays import Arrays, arrays_of
 from ist_fed.batched import Choice, Job, NotTogether, Pool, Way, choose, train_together
 from ist_fed.cohort import Assignment, Outcome
 from ist_fed.device import pick_device, tf32_products
+from ist_fed.engines.ahead import Ahead
 from ist_fed.engines.inprocess import InProcessGrid
 from ist_fed.federation import Line, federate
 from ist_fed.flat import joined
@@ -92,6 +93,13 @@ class LocalGrid(InProcessGrid):
                     left = left[len(chunk) :]
                 except NotTogether as error:
                     choice = self._fall_back(job, str(error))
+
+    def train_ahead(self, assignments: Sequence[Assignment]) -> None:
+        """Let each assignment's one node train, with the others; done when the first of a batch is asked for it."""
+        ahead = Ahead(self.carry_out(assignments))
+        for asked in assignments:
+            (node,) = asked.nodes
+            self._client(node).ahead = partial(ahead.take, node)
 
     def _jobs(self, assignments: Sequence[Assignment]) -> dict[Job, list[_Part]]:
         """Clients that can be trained at once: with subnets of one size, and batches of one."""
