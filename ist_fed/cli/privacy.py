@@ -22,7 +22,7 @@ def privacy(
     scenario: ScenarioPath,
     settings: Settings = None,
     losses: Annotated[
-        bool, typer.Option("--pld", help="Also the tighter bound by privacy loss distributions; takes a while.")
+        bool, typer.Option("--pld", help="Also the tighter bound by privacy loss distributions.")
     ] = False,
     output: OutputFormat = Format.text,
 ) -> None:

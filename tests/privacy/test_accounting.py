@@ -40,15 +40,6 @@ RENYI = {
 }
 """(s, q) → ε of 100 rounds by Rényi divergences for 1, 2, 4 and 8 blocks, worked out apart from this code."""
 
-SLOW = pytest.mark.slow
-LOSSES = [
-    (5, 1.0, 1, 10.00, 2e-3),
-    (1, 0.1, 1, 7.047, 2e-3),
-    pytest.param(5, 0.1, 8, 0.244, 2e-3, marks=SLOW),
-    pytest.param(1, 1.0, 4, 42.12, 6e-3, marks=SLOW),
-]
-"""s, q, d, and the same as an upper bound by privacy loss distributions, and how near a coarser grid comes to it."""
-
 
 def rounds(noise: float, blocks: int, sampling: float = 1.0, count: int = 100, shared: float = 0.0) -> Event:
     part = Partition(blocks, Gaussian(noise), Gaussian(shared) if shared else None)
@@ -65,17 +56,6 @@ def test_the_bounds_are_the_pinned_ones(noise: float, sampling: float) -> None:
         digits = 2 if pinned > 3 and sampling == 1 else 3
         found = epsilon(rounds(noise, blocks, sampling), DELTA)
         assert abs(found - pinned) <= 0.5001 * 10**-digits, (blocks, found)
-
-
-@pytest.mark.parametrize(("noise", "sampling", "blocks", "pinned", "near"), LOSSES)
-def test_privacy_loss_distributions_give_the_pinned_tighter_bounds(
-    noise: float, sampling: float, blocks: int, pinned: float, near: float
-) -> None:
-    pytest.importorskip("dp_accounting")
-    event = rounds(noise, blocks, sampling)
-    found = epsilon(event, DELTA, "pld")
-    assert found == pytest.approx(pinned, rel=near)
-    assert found < epsilon(event, DELTA)
 
 
 @pytest.mark.parametrize(("noise", "sampling"), [(0.7, 0.3), (1.0, 1.0), (2.0, 0.05), (8.0, 0.5)])

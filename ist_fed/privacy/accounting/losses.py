@@ -1,61 +1,59 @@
-"""The same by privacy loss distributions: tighter upper bounds, by the packages of the extra `privacy`."""
+"""The same by privacy loss distributions: tighter upper bounds, composed by a package of the extra `privacy`."""
 
-import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from ist_fed.errors import PrivacyError
 from ist_fed.privacy.accounting.events import Step
+from ist_fed.privacy.accounting.ratios import finest, ratio, regrid
 
-_GRID = 0.01  # width of a cell of privacy loss for noise of one; losses are the smaller the more noise there is
 _TAIL = 1e-12  # probability that may be cut off, and is counted as lost
+_FINEST = 1e-5  # width of a cell of privacy loss, at least
 
 
 def epsilon(steps: Mapping[Step, int], delta: float) -> float:
     """An upper bound of ε; see `accountant.epsilon`.
 
-    Source: Feldman and Shenfeld, ICML 2026, for the draw of a block; `dp-accounting` for everything else.
+    Source: `ratios` for the draw of a block; `dp-accounting` for one block, and for composing.
 
     Raises:
-        PrivacyError: a package is missing.
+        PrivacyError: the package is missing.
     """
+    counted = {step: count for step, count in steps.items() if count}
+    if not counted:
+        return 0.0
+    cell = max(_FINEST, min(finest(step) * step.sampling for step in counted))
     total: Any = None
-    for step, count in steps.items():
-        if count:
-            composed = _loss(step).self_compose(count, _TAIL)
+    with np.errstate(over="ignore"):  # where ε is in the hundreds
+        for step, count in counted.items():
+            composed = _loss(step, cell).self_compose(count, _TAIL)
             total = composed if total is None else total.compose(composed, _TAIL)
-    return float(total.get_epsilon_for_delta(delta)) if total is not None else 0.0
+        return float(total.get_epsilon_for_delta(delta))
 
 
 @lru_cache(maxsize=16)
-def _loss(step: Step) -> Any:
-    """The privacy loss of one release."""
-    known, packages = _packages()
-    cell = _GRID / max(1.0, step.noise)
+def _loss(step: Step, cell: float) -> Any:
+    """The privacy loss of one release, with the client and without it."""
+    distributions, masses = _package()
     if step.blocks == 1 and not step.shared:
-        return known.from_gaussian_mechanism(
-            step.noise, value_discretization_interval=cell / 10, sampling_prob=step.sampling
+        return distributions.from_gaussian_mechanism(
+            step.noise, value_discretization_interval=cell, sampling_prob=step.sampling
         )
-    params = packages.PrivacyParams(sigma=step.noise, num_steps=step.blocks)
-    config = packages.AllocationSchemeConfig(loss_discretization=cell, tail_truncation=_TAIL)
-    loss = packages.gaussian_allocation_pld(params=params, config=config)
-    if step.shared:
-        own = known.from_gaussian_mechanism(step.shared**-0.5, value_discretization_interval=cell)
-        loss = loss.compose(own, _TAIL)
-    if step.sampling < 1:
-        loss = packages.subsample_pld(pld=loss, sampling_probability=step.sampling)
-    return loss
+    law = regrid(ratio(step), cell)
+    likely, last = law.masses * np.exp(law.logs), law.low + len(law.masses) - 1
+    taken = masses.DensePLDPmf(cell, law.low, likely, law.lost, pessimistic_estimate=True)
+    added = masses.DensePLDPmf(cell, -last, law.masses[::-1].copy(), law.zero, pessimistic_estimate=True)
+    return distributions.PrivacyLossDistribution(taken, added)
 
 
-def _packages() -> tuple[Any, Any]:
+def _package() -> tuple[Any, Any]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ImportWarning)  # that it would be faster with numba
-            import PLD_accounting
-            from dp_accounting.pld import privacy_loss_distribution
+        from dp_accounting.pld import pld_pmf, privacy_loss_distribution
     except ImportError as error:
         raise PrivacyError(
-            "bounds by privacy loss distributions need two packages; install them with: pip install 'ist-fed[privacy]'"
+            "bounds by privacy loss distributions need a package; install it with: pip install 'ist-fed[privacy]'"
         ) from error
-    return privacy_loss_distribution, PLD_accounting
+    return privacy_loss_distribution, pld_pmf
