@@ -1,12 +1,16 @@
 """Secure rounds in a whole run: the same network as without, whoever drops out, and nothing in the clear."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding
 from flwr.app import ConfigRecord, Message
 from torch import Tensor
 
@@ -15,7 +19,8 @@ from ist_fed.engines.inprocess import Handler, InProcessGrid
 from ist_fed.engines.local import simulate
 from ist_fed.engines.simulation import simulate as simulate_with_ray
 from ist_fed.errors import EngineError, RoundError, ScenarioError
-from ist_fed.pki.signing import Signer, signers_of_one_run
+from ist_fed.pki.certificates import issue_authority, now
+from ist_fed.pki.signing import Signer, issue_member, signers_of_one_run
 from ist_fed.privacy.secure import Member, Secure
 from ist_fed.run import Run
 from ist_fed.scenario import load_scenario
@@ -32,12 +37,15 @@ Meddler = Callable[[Worker, Message], Message]
 
 
 def grid(
-    instead: dict[int, Meddler] | None = None, signer: Callable[[str], Signer] | None = None, **options: Any
+    instead: dict[int, Meddler] | None = None,
+    signer: Callable[[str], Signer] | None = None,
+    revoked: Callable[[], Collection[int]] = tuple,
+    **options: Any,
 ) -> InProcessGrid:
     task, of = tiny.Tiny(**options), signer or signers_of_one_run()
 
     def make(client: int) -> Handler:
-        member = Member(of(f"client{client}"))
+        member = Member(of(f"client{client}"), revoked=revoked)
         worker = Worker(task, task.client_data(client, CLIENTS), client=client, member=member)
         return tiny.Client(worker, (instead or {}).get(client, Worker.train))
 
@@ -225,6 +233,29 @@ def test_members_of_another_authority_are_found_out() -> None:
     cohort = next(nodes for nodes in secret.plans[0].cohorts if 3 in nodes)
     assert {refused.client for refused in secret.reports[0].refused} == set(cohort)
     assert any("members' authority" in refused.reason for refused in secret.reports[0].refused)
+
+
+@pytest.mark.parametrize("why", ["valid from", "was revoked"])
+def test_a_cohort_with_an_expired_or_revoked_member_shares_nothing_and_the_other_goes_on(why: str) -> None:
+    key = ec.generate_private_key(ec.SECP384R1())
+    authority = issue_authority(key, "members", now() - timedelta(days=200))
+    serials: dict[str, int] = {}
+
+    def signer(name: str) -> Signer:
+        own = Ed25519PrivateKey.generate()
+        old = why == "valid from" and name == "client3"
+        issued = issue_member(authority, key, own.public_key(), name, now() - timedelta(days=100 if old else 0))
+        serials[name] = issued.serial_number
+        return Signer(name=name, key=own, certificate=issued.public_bytes(Encoding.DER), authority=authority)
+
+    def revoked() -> set[int]:
+        return {serials["client3"]} if why == "was revoked" else set()
+
+    secret = run(grid(signer=signer, revoked=revoked), rounds=1)
+    cohort = next(nodes for nodes in secret.plans[0].cohorts if 3 in nodes)
+    assert {refused.client for refused in secret.reports[0].refused} == set(cohort)
+    assert all("'client3'" in refused.reason and why in refused.reason for refused in secret.reports[0].refused)
+    assert secret.reports[0].merged == CLIENTS - len(cohort)
 
 
 # --- Processes that forget --------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from ist_fed.engines.flower import environment, free_port
 from ist_fed.engines.resident import Resident
 from ist_fed.errors import EngineError, PkiError
 from ist_fed.pki import Kit, open_kit
+from ist_fed.pki.revocation import read_revoked
 from ist_fed.pki.signing import open_signer
 from ist_fed.privacy.secure.limits import FLOOR, MIN_COHORT
 
@@ -60,6 +61,9 @@ def start(
         Path | None,
         typer.Option(metavar="NAME.sign.pem", help="Take part in secure rounds, and in no others; its key beside it."),
     ] = None,
+    revoked: Annotated[
+        Path | None, typer.Option(metavar="revoked.pem", help="Members that it trusts no more; read anew every round.")
+    ] = None,
     min_cohort: Annotated[
         int, typer.Option(help="Fewest clients among whom this one hides in secure rounds.")
     ] = MIN_COHORT,
@@ -81,9 +85,10 @@ def start(
     config = _config(opened, data, partition, allow_task or [])
     config |= {key: value for key, value in (("device", device), ("amp", amp), ("memory", memory)) if value}
     if signer is not None:
-        config |= _secret(signer, min_cohort, supernode) | _allowed(secure_epsilon, secure_delta)
-    elif secure_epsilon is not None:
-        raise EngineError("--secure-epsilon is for secure rounds; say with --signer who this client is in them")
+        config |= _secret(signer, revoked, min_cohort, supernode) | _allowed(secure_epsilon, secure_delta)
+    elif secure_epsilon is not None or revoked is not None:
+        which = "--revoked" if secure_epsilon is None else "--secure-epsilon"
+        raise EngineError(f"{which} is for secure rounds; say with --signer who this client is in them")
     folder = kit.parent if kit is not None else Path.cwd()
     config["folder"] = str(folder.absolute())
     if example_epsilon is not None:
@@ -138,7 +143,7 @@ def _config(kit: Kit | None, data: Path | None, partition: str | None, tasks: li
     return config | {"partition-id": kit.number if kit else 0, "data": str(data.absolute())}
 
 
-def _secret(signer: Path, min_cohort: int, supernode: bool) -> Config:
+def _secret(signer: Path, revoked: Path | None, min_cohort: int, supernode: bool) -> Config:
     """What a node is told that takes part in secure rounds."""
     if supernode:
         raise EngineError(
@@ -147,8 +152,12 @@ def _secret(signer: Path, min_cohort: int, supernode: bool) -> Config:
         )
     if min_cohort < FLOOR:
         raise EngineError(f"a client hides among {FLOOR} at least, but --min-cohort is {min_cohort}")
-    open_signer(signer)  # what is wrong with it is said now, and not in the first round
-    return {"signer": str(signer.absolute()), "min-cohort": min_cohort}
+    authority = open_signer(signer).authority  # what is wrong with it is said now, and not in the first round
+    config: Config = {"signer": str(signer.absolute()), "min-cohort": min_cohort}
+    if revoked is None:
+        return config
+    read_revoked(revoked, authority)
+    return config | {"revoked": str(revoked.absolute())}
 
 
 def _allowed(epsilon: float | None, delta: float) -> Config:

@@ -8,6 +8,7 @@ import typer
 from ist_fed.cli.passphrase import ask_passphrase
 from ist_fed.pki import certificates
 from ist_fed.pki.authority import Authority
+from ist_fed.pki.revocation import revoke
 from ist_fed.pki.signing import CERTIFICATE, KEY, certify, create_authority, open_signer, read_request, request_member
 
 app = typer.Typer(
@@ -58,6 +59,19 @@ def approve(
     print(f"next         send it to {name}, to lie beside {name}{KEY}, and there:")
     print(f"             ist-fed provision signer verify {name}{CERTIFICATE} --fingerprint {fingerprint}")
     print(f"             ist-fed client start --signer {name}{CERTIFICATE} …")
+
+
+@app.command("revoke")
+def revoke_command(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the member.")],
+    authority: Annotated[Path, typer.Option(metavar="FOLDER", help="Of the members' authority.")],
+) -> None:
+    """Authority: put every certificate that a member has been given on the list of those that hold no more."""
+    path = revoke(authority, name, ask_passphrase(), certificates.now())
+    print(f"revoked      {name}; {path} says so, signed, and holds no secret")
+    print("next         send it to all members, who put it where their clients read it:")
+    print(f"             ist-fed client start --signer NAME{CERTIFICATE} --revoked {path.name} …")
+    print(f"             and have the server's operator type: ist-fed provision revoke {name}")
 
 
 @app.command("verify")

@@ -32,6 +32,7 @@ from ist_fed.errors import PkiError
 from ist_fed.pki import certificates, files
 from ist_fed.pki.authority import Authority
 from ist_fed.pki.keys import PrivateKey, check_passphrase
+from ist_fed.pki.revocation import keep
 
 ORGANIZATION = "ist_fed member"
 
@@ -99,6 +100,7 @@ def certify(
     name, key = read_request(request)
     authority, authority_key = Authority(folder).unlock(passphrase, clock())
     issued = issue_member(authority, authority_key, key, name, clock())
+    keep(folder, name, issued)
     path = files.inside(out, f"{name}{CERTIFICATE}")
     files.replace(path, (certificates.pem(issued) + certificates.pem(authority)).encode())
     return path

@@ -5,7 +5,7 @@ more. Secrets are erased as far as Python lets one: seeds and shares are overwri
 which clears them when they are let go; copies that Python makes on the way are not in our hands.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
@@ -34,6 +34,7 @@ class Member:
         min_cohort: fewest members among whom it hides.
         budget: what it may give away; without one, anything.
         clock: tells the time.
+        revoked: says the serial numbers of certificates that hold no more; asked every round.
     """
 
     def __init__(
@@ -43,11 +44,12 @@ class Member:
         min_cohort: int = MIN_COHORT,
         budget: Budget | None = None,
         clock: Callable[[], datetime] = now,
+        revoked: Callable[[], Collection[int]] = tuple,
     ) -> None:
         if min_cohort < FLOOR:
             raise SmallCohort(f"a cohort must never be smaller than {FLOOR}, but {min_cohort} is asked for")
         self._signer, self._min_cohort, self._clock = signer, min_cohort, clock
-        self._budget = budget
+        self._budget, self._revoked = budget, revoked
         self._session: Session | None = None
         self._masked: dict[bytes, int] = {}  # run → the last round in which an update was given away
         self._over = b""  # context of the last round that ended
@@ -86,10 +88,12 @@ class Member:
         Raises:
             ForgedIdentity: somebody in it is not who they say, or stands in it twice, or one's own keys are not in it.
             SmallCohort: too few are in it.
+            PkiError: the list of the revoked cannot be read.
         """
         with self._step("share") as session:
             authority, today = self._signer.authority, self._clock()
-            session.signing = check_roster(roster, session.terms, authority, self._min_cohort, today)
+            revoked = self._revoked()
+            session.signing = check_roster(roster, session.terms, authority, self._min_cohort, today, revoked)
             if session.advert not in roster.adverts:
                 raise ForgedIdentity("a member finds its own keys in the roster, but others stand in their place")
             session.roster, session.own = roster, roster.adverts.index(session.advert)

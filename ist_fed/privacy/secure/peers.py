@@ -1,5 +1,6 @@
 """Who the others are: certificates, signatures, and that nobody stands twice in a roster."""
 
+from collections.abc import Collection
 from datetime import datetime
 
 from cryptography import x509
@@ -19,25 +20,34 @@ def place(advert: Advert) -> bytes:
 
 
 def check_advert(
-    advert: Advert, terms: Terms, authority: x509.Certificate, today: datetime
+    advert: Advert, terms: Terms, authority: x509.Certificate, today: datetime, revoked: Collection[int] = ()
 ) -> tuple[str, Ed25519PublicKey]:
     """Name and key of who sent an advert.
 
     Raises:
-        ForgedIdentity: the certificate is not the authority's, or the signature is of another key or for another round.
+        ForgedIdentity: the certificate is not the authority's, or holds no more, or the signature is of another key or for another round.
     """
     try:
         name, key = check_member(advert.certificate, authority, today)
     except PkiError as error:
         raise ForgedIdentity(str(error)) from error
+    if revoked and x509.load_der_x509_certificate(advert.certificate).serial_number in revoked:
+        raise ForgedIdentity(
+            f"the certificate of '{name}' was revoked; the server's operator must revoke the client, too"
+        )
     check_signature(key, advert.signature, advert.signed(terms), f"the keys of '{name}'")
     return name, key
 
 
 def check_roster(
-    roster: Roster, terms: Terms, authority: x509.Certificate, min_cohort: int, today: datetime
+    roster: Roster,
+    terms: Terms,
+    authority: x509.Certificate,
+    min_cohort: int,
+    today: datetime,
+    revoked: Collection[int] = (),
 ) -> list[Ed25519PublicKey]:
-    """The keys that members sign with, in the order of the roster.
+    """The keys that members sign with, in the order of the roster; `revoked` are certificates' serial numbers.
 
     Raises:
         SmallCohort: too few are in it.
@@ -46,7 +56,7 @@ def check_roster(
     least, most = survivors_needed(terms, min_cohort), terms.members
     if not least <= len(roster.adverts) <= most:
         raise SmallCohort(f"a roster here has {least} to {most} members, but this one has {len(roster.adverts)}")
-    names, keys = zip(*(check_advert(each, terms, authority, today) for each in roster.adverts), strict=True)
+    names, keys = zip(*(check_advert(each, terms, authority, today, revoked) for each in roster.adverts), strict=True)
     agreed = [key for each in roster.adverts for key in (each.seal_key, each.mask_key)]
     signing = {key.public_bytes(Encoding.Raw, PublicFormat.Raw) for key in keys}
     if not len(set(names)) == len(signing) == len(names) or len(set(agreed)) < len(agreed):

@@ -6,9 +6,10 @@ from datetime import timedelta
 import numpy as np
 import pytest
 from cohort import MODEL, ORDER, Cohort, again, replace, signer, terms, zeros
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from ist_fed.errors import Disagreement, DoubleRequest, ForgedIdentity, OtherModel, SecureError, SmallCohort
+from ist_fed.errors import Disagreement, DoubleRequest, ForgedIdentity, OtherModel, PkiError, SecureError, SmallCohort
 from ist_fed.pki.certificates import now
 from ist_fed.privacy.secure import Aggregator, Member
 from ist_fed.privacy.secure import messages as say
@@ -143,6 +144,31 @@ def test_an_expired_certificate_is_refused() -> None:
     member._clock = lambda: now() + timedelta(days=200)
     with pytest.raises(ForgedIdentity, match="valid from"):
         member.share(roster)
+
+
+@pytest.mark.parametrize("name", ["m0", "m3"])
+def test_a_revoked_certificate_is_refused(name: str) -> None:
+    """By everyone who has the list, were it their own."""
+    cohort = Cohort(terms(5))
+    serial = x509.load_der_x509_certificate(signer(name).certificate).serial_number
+    member = cohort.members["m0"] = Member(signer("m0"), min_cohort=3, revoked=lambda: {serial})
+    roster = cohort.advertise()
+    with pytest.raises(ForgedIdentity, match=f"the certificate of '{name}' was revoked"):
+        member.share(roster)
+    assert silent(member, cohort)
+    cohort.members["m1"].share(roster)  # it has no list
+
+
+def test_a_list_of_the_revoked_that_cannot_be_read_ends_the_round() -> None:
+    def unreadable() -> set[int]:
+        raise PkiError("gone")
+
+    cohort = Cohort(terms(5))
+    member = cohort.members["m0"] = Member(signer("m0"), min_cohort=3, revoked=unreadable)
+    roster = cohort.advertise()
+    with pytest.raises(PkiError, match="gone"):
+        member.share(roster)
+    assert silent(member, cohort)
 
 
 def test_a_key_of_low_order_is_refused() -> None:
