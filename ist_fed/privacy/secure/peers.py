@@ -25,16 +25,15 @@ def check_advert(
     """Name and key of who sent an advert.
 
     Raises:
-        ForgedIdentity: the certificate is not the authority's, or holds no more, or the signature is of another key or for another round.
+        ForgedIdentity: the certificate is not the authority's, or holds no more, or the signature is of another key or
+            for another round.
     """
     try:
         name, key = check_member(advert.certificate, authority, today)
     except PkiError as error:
         raise ForgedIdentity(str(error)) from error
     if revoked and x509.load_der_x509_certificate(advert.certificate).serial_number in revoked:
-        raise ForgedIdentity(
-            f"the certificate of '{name}' was revoked; the server's operator must revoke the client, too"
-        )
+        raise ForgedIdentity(f"the certificate of '{name}' was revoked; have the server's operator revoke that client")
     check_signature(key, advert.signature, advert.signed(terms), f"the keys of '{name}'")
     return name, key
 
