@@ -323,6 +323,14 @@ def test_a_round_is_not_taken_part_in_twice() -> None:
     member.advertise(say.Call(terms=replace(cohort.terms, round=2)))
 
 
+def test_keys_are_fresh_every_round() -> None:
+    """Who learns those of one round, as of a member that is lost in it, can open no other."""
+    member, of = Member(signer("m0"), min_cohort=3), terms(5)
+    adverts = [member.advertise(say.Call(terms=replace(of, round=number))) for number in (1, 1, 2)]
+    keys = {key for each in adverts for key in (each.seal_key, each.mask_key)}
+    assert len(keys) == 6
+
+
 def test_a_step_before_its_time_is_refused() -> None:
     cohort = Cohort(terms(5))
     cohort.advertise()
