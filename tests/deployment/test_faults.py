@@ -46,6 +46,20 @@ def test_engines_agree(tmp_path: Path, supernode: bool) -> None:
     assert not (run.folder / "deployment").exists()
 
 
+def test_clients_over_grpc_train_the_blocks_they_were_dealt(tmp_path: Path) -> None:
+    """Law 10 under the rule `blocks`, whose subnets differ in which arrays they have."""
+    settings = ("clients=2", "rule.groups=2", "rounds=3", "local_steps=2", "device=cpu", "record.tensorboard=false")
+    narrow = [f"sizes.mid{number}=4" for number in range(1, 7)]
+    scenario = load_scenario(SCENARIO.with_name("digits-resnet-blocks.toml"), [*settings, *narrow])
+    here, there = (Run.create(tmp_path / name, scenario) for name in ("here", "there"))
+    simulate(here)
+    deploy(there)
+    for one, other in zip(here.metrics(), there.metrics(), strict=True):
+        assert one["merged"] == other["merged"] == 2
+        assert all(one[key] == other[key] for key in ("bytes_down", "bytes_up", "coverage"))
+    assert largest_difference(there.folder, load_file(here.folder / "model.safetensors")) < 1e-5
+
+
 def test_a_server_killed_in_a_round_goes_on_without_a_person(local: Local) -> None:
     server = local.server()
     clients = [local.client(0), local.client(1)]

@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from ist_fed.engines import ENGINES, flower, simulation
 from ist_fed.errors import EngineError
@@ -40,6 +42,25 @@ def test_engines_agree(scenario: Scenario, tmp_path: Path) -> None:
         for key in ("bytes_down", "bytes_up", "clients", "merged", "refused", "lr"):
             assert one[key] == other[key]
     assert not (tmp_path / "ray" / "flower").exists()
+
+
+@pytest.mark.slow
+def test_rays_clients_train_the_blocks_they_were_dealt(tmp_path: Path) -> None:
+    """Under the rule `blocks` subnets differ in depth: in which arrays travel, not in their widths alone."""
+    pytest.importorskip("ray")
+    settings = ["clients=4", "rounds=3", "local_steps=2", "device=cpu", "record.tensorboard=false"]
+    narrow = [f"sizes.mid{number}=4" for number in range(1, 7)]
+    scenario = load_scenario(ROOT / "scenarios" / "digits-resnet-blocks.toml", [*settings, *narrow])
+    runs = {name: Run.create(tmp_path / name, scenario) for name in ("inprocess", "ray")}
+    for name, run in runs.items():
+        ENGINES[name](run)
+    for one, other in zip(*(run.metrics() for run in runs.values()), strict=True):
+        assert one["merged"] == other["merged"] == 4
+        assert one["bytes_down"] == other["bytes_down"]
+        for key in ("accuracy", "loss", "train_loss", "coverage"):
+            assert one[key] == pytest.approx(other[key], abs=1e-5)
+    here, there = (load_file(run.folder / "model.safetensors") for run in runs.values())
+    assert all(torch.allclose(there[name], array, atol=1e-5) for name, array in here.items())
 
 
 def _processes() -> list[str]:
