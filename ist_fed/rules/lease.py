@@ -1,7 +1,7 @@
 """Leases: a client borrows units that nobody else holds, and when it returns them borrows others; nobody waits.
 
 What a client holds is never stale, for nobody else could have changed it. A share of every axis stays free, so that
-units meet others than those they were lent with before.
+units go from client to client and, drawn anew, meet others than those they were lent with before.
 
 Source: an asynchronous form of Independent Subnet Training (Yuan et al., PVLDB 15(8), 2022), our own.
 """
@@ -29,22 +29,29 @@ class Lease:
     client of average capacity borrows `(1 - free) / groups` of every axis, others in proportion, none more than its
     limit and than there is; one for whom there is too little waits for the next return.
 
+    Units that come back stay together, and go to somebody else who borrows about as many (within a quarter), the set
+    that came back first before the others. Who has borrowed something is so followed by others with other examples,
+    before what it learnt is torn apart.
+
     Args:
         groups: average clients that can borrow at once; with as many as there are clients nobody waits.
         free: share of every axis that is never lent out; with nothing free units would never meet others.
         term: seconds after which a client that has not returned its units loses them.
         min_units: fewest units of any axis in any subnet.
+        keep: times that units are lent together, before they are drawn anew; 1 draws anew for every lease.
     """
 
     groups: int
     free: float = 0.25
     term: float = 3600.0
     min_units: int = 16
+    keep: int = 8
 
     def __post_init__(self) -> None:
         """Refuse what could not be lent."""
-        if min(self.groups, self.min_units) < 1:
-            raise RuleError(f"groups and min_units must be at least 1, but are {self.groups} and {self.min_units}")
+        if min(self.groups, self.min_units, self.keep) < 1:
+            found = f"{self.groups}, {self.min_units} and {self.keep}"
+            raise RuleError(f"groups, min_units and keep must be at least 1, but are {found}")
         if not 0 <= self.free < 1:
             raise RuleError(f"free must be a share from 0 to below 1, but is {self.free}")
         if not 0 < self.term < inf:
@@ -123,12 +130,14 @@ class Grant:
         node: who borrows.
         units: what is lent.
         until: the moment from which it has expired.
+        times: that these units have been lent together, this one counted.
     """
 
     number: int
     node: int
     units: Units
     until: float
+    times: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -140,12 +149,14 @@ class Leases:
         sizes: units of each axis of the full network.
         held: node → its lease.
         granted: leases so far.
+        kept: leases that have ended and whose units are to be lent together again, the first that ended first.
     """
 
     rule: Lease
     sizes: Mapping[str, int]
     held: Mapping[int, Grant] = field(default_factory=lambda: MappingProxyType({}))
     granted: int = 0
+    kept: tuple[Grant, ...] = ()
 
     def free(self, axis: str) -> np.ndarray:
         """The units that nobody holds, in order."""
@@ -155,7 +166,9 @@ class Leases:
         return np.flatnonzero(free)
 
     def grant(self, node: Node, now: float, rng: np.random.Generator) -> "tuple[Leases, Grant | None]":
-        """Lend units to a node, drawn from those that are free; none if there are too few.
+        """Lend units that are free to a node; none if there are too few.
+
+        What was never lent, or is to be drawn anew, goes first, if there is enough of it.
 
         Args:
             node: who borrows; its capacity is relative to the average client's 1.
@@ -167,15 +180,40 @@ class Leases:
         """
         if node.id in self.held:
             raise RuleError(f"a node holds one lease at a time, but node {node.id} holds {self.held[node.id].number}")
-        wish, units = self.rule.wish(node, self.sizes), dict[str, torch.Tensor]()
-        for axis, wished in wish.items():
-            free = self.free(axis)
-            there = len(free) - (self.sizes[axis] - self.rule.lendable(self.sizes[axis]))
-            if there < self.rule.min_units:
-                return self, None
-            units[axis] = torch.from_numpy(np.sort(rng.choice(free, min(wished, there), replace=False)))
-        grant = Grant(number=self.granted + 1, node=node.id, units=units, until=now + self.rule.term)
-        return replace(self, held=_with(self.held, grant), granted=grant.number), grant
+        wish = self.rule.wish(node, self.sizes)
+        there = {axis: len(self.free(axis)) - (size - self.rule.lendable(size)) for axis, size in self.sizes.items()}
+        if min(there.values()) < self.rule.min_units:
+            return self, None
+        wish = {axis: min(wished, there[axis]) for axis, wished in wish.items()}
+        most = {axis: min(int(node.limit * size), there[axis]) for axis, size in self.sizes.items()}
+        old, kept = self._kept_for(node, wish, most)
+        units = old.units if old else {axis: _some(self._loose(axis, kept), many, rng) for axis, many in wish.items()}
+        number, times = self.granted + 1, old.times + 1 if old else 1
+        grant = Grant(number=number, node=node.id, units=units, until=now + self.rule.term, times=times)
+        held = MappingProxyType({**self.held, node.id: grant})
+        return replace(self, held=held, granted=number, kept=kept), grant
+
+    def _kept_for(
+        self, node: Node, wish: Mapping[str, int], most: Mapping[str, int]
+    ) -> tuple[Grant | None, tuple[Grant, ...]]:
+        """A lease whose units suit a node, if there are not enough loose ones, and what is kept after that.
+
+        The first that another node had is either lent now or not kept, or what suits nobody would lie there for ever.
+        """
+        kept = self.kept
+        while any(len(self._loose(axis, kept)) < wished for axis, wished in wish.items()):
+            first = next((old for old in kept if old.node != node.id), kept[0])
+            kept = tuple(old for old in kept if old is not first)
+            many = {axis: len(units) for axis, units in first.units.items()}
+            alike = all(abs(many[axis] - wished) <= wished // 4 for axis, wished in wish.items())
+            if alike and first.node != node.id and all(many[axis] <= most[axis] for axis in many):
+                return first, kept
+        return None, kept
+
+    def _loose(self, axis: str, kept: Sequence[Grant]) -> np.ndarray:
+        """The units that nobody holds and nothing keeps together, in order."""
+        free = self.free(axis)
+        return np.setdiff1d(free, np.concatenate([old.units[axis].numpy() for old in kept])) if kept else free
 
     def give_back(self, node: int, number: int, now: float) -> "tuple[Leases, Grant]":
         """Take a lease back; what it lent may then be merged, and lent again.
@@ -203,8 +241,9 @@ class Leases:
     def _without(self, grants: Sequence[Grant]) -> "Leases":
         gone = {grant.number for grant in grants}
         left = {node: grant for node, grant in self.held.items() if grant.number not in gone}
-        return replace(self, held=MappingProxyType(left))
+        kept = tuple(grant for grant in grants if grant.times < self.rule.keep)
+        return replace(self, held=MappingProxyType(left), kept=(*self.kept, *kept))
 
 
-def _with(held: Mapping[int, Grant], grant: Grant) -> Mapping[int, Grant]:
-    return MappingProxyType({**held, grant.node: grant})
+def _some(units: np.ndarray, many: int, rng: np.random.Generator) -> torch.Tensor:
+    return torch.from_numpy(np.sort(rng.choice(units, many, replace=False)))

@@ -63,7 +63,8 @@ def test_a_client_that_is_killed_loses_its_lease_and_its_units_are_lent_on(tmp_p
     local = Local(tmp_path, clients=3)
     try:
         path = tmp_path / "leases.toml"
-        path.write_text(replace(SCENARIO, rounds=15, local_steps=1000).to_toml())
+        anew = {**SCENARIO.rule, "keep": 1}  # so that what is covered grows as long as anything is lent
+        path.write_text(replace(SCENARIO, rule=anew, rounds=15, local_steps=1000).to_toml())
         server = local.server(scenario=path)
         clients = [local.client(number) for number in range(3)]
         local.wait(lambda: local.lines(), 600)

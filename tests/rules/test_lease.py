@@ -1,6 +1,7 @@
 """The ledger of leases, over random schedules: nothing is lent to two, returned twice, or returned too late."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -21,9 +22,14 @@ NODES = st.integers(0, 5)
 class Bookkeeping(RuleBasedStateMachine):
     """Grants, returns, crashes, replays and time passing, against books kept with nothing of the ledger's."""
 
-    @initialize(groups=st.integers(1, 8), free=st.sampled_from([0.0, 0.25, 0.5]), term=st.floats(1, 30))
-    def open(self, groups: int, free: float, term: float) -> None:
-        self.rule = Lease(groups=groups, free=free, term=term, min_units=2)
+    @initialize(
+        groups=st.integers(1, 8),
+        free=st.sampled_from([0.0, 0.25, 0.5]),
+        term=st.floats(1, 30),
+        keep=st.sampled_from([1, 2, 8]),
+    )
+    def open(self, groups: int, free: float, term: float, keep: int) -> None:
+        self.rule = Lease(groups=groups, free=free, term=term, min_units=2, keep=keep)
         self.ledger, self.now, self.seed = Leases(rule=self.rule, sizes=SIZES), 0.0, 0
         self.books: dict[int, Grant] = {}  # node → lease
         self.past: list[Grant] = []
@@ -51,6 +57,9 @@ class Bookkeeping(RuleBasedStateMachine):
             assert bool((held.diff() > 0).all())
             assert len(held) >= self.rule.min_units
         assert grant.node not in before.held, "an entry changed the ledger before it"
+        again = [old for old in self.past if old.units is grant.units]
+        assert grant.times == len(again) + 1 <= self.rule.keep
+        assert not again or again[-1].node != node, "it trains at once again what it had"
         self.books[node] = grant
         self.past.append(grant)
 
@@ -101,6 +110,9 @@ class Bookkeeping(RuleBasedStateMachine):
             assert len(held) == len(set(held)), "two hold one unit"
             assert len(held) <= (1 - self.rule.free) * size
             assert self.ledger.free(axis).tolist() == sorted(self.free(axis))
+            kept = [unit for old in self.ledger.kept for unit in old.units[axis].tolist()]
+            assert len(kept) == len(set(kept))
+            assert set(kept) <= self.free(axis)
 
 
 Bookkeeping.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
@@ -128,11 +140,11 @@ def test_those_who_come_at_once_hold_what_nobody_else_holds(
         assert all(width == {axis: lease.lendable(n) // groups for axis, n in SIZES.items()} for width in widths)
 
 
-def test_units_that_come_back_meet_others() -> None:
+def test_units_that_are_drawn_anew_meet_others() -> None:
     """With a quarter free, a client's next lease is not its last one; with nothing free it would be."""
 
     def again(free: float) -> float:
-        ledger = Leases(rule=Lease(groups=4, free=free), sizes={"hidden1": 256})
+        ledger = Leases(rule=Lease(groups=4, free=free, keep=1), sizes={"hidden1": 256})
         kept = []
         for number in range(4):
             ledger, _ = ledger.grant(Node(number), 0, generator(number))
@@ -150,10 +162,49 @@ def test_units_that_come_back_meet_others() -> None:
     assert again(0.25) == pytest.approx((3 / 16) / (3 / 16 + 1 / 4), abs=0.05)
 
 
+def turns(ledger: Leases, nodes: list[Node], count: int) -> list[Grant]:
+    """Clients that borrow, and then return and borrow again in turn."""
+    grants = list[Grant]()
+    for turn in range(count):
+        node = nodes[turn % len(nodes)]
+        ledger, _ = ledger.end(node.id)
+        ledger, grant = ledger.grant(node, 0, generator(turn))
+        assert grant is not None
+        grants.append(grant)
+    return grants
+
+
+def test_units_stay_together_while_clients_move_on_and_are_then_drawn_anew() -> None:
+    ledger = Leases(rule=Lease(groups=4, keep=5), sizes={"hidden1": 256, "hidden2": 128})
+    sets: dict[int, list[Grant]] = {}
+    for grant in turns(ledger, [Node(number) for number in range(4)], 120):
+        sets.setdefault(id(grant.units), []).append(grant)
+    whole = [grants for grants in sets.values() if grants[-1].number < 90]
+    for grants in whole:
+        assert [grant.times for grant in grants] == list(range(1, len(grants) + 1))
+        assert all(one.node != other.node for one, other in pairwise(grants))
+    assert np.mean([len(grants) == 5 for grants in whole]) > 0.7  # the others only their last holder could have got
+    assert len(whole) >= 10
+    assert {unit for grants in whole for unit in grants[0].units["hidden1"].tolist()} == set(range(256))
+
+
+def test_units_do_not_stay_together_for_one_who_borrows_far_fewer() -> None:
+    """Nor are they lent to nobody because of that: all are drawn, again and again."""
+    ledger = Leases(rule=Lease(groups=4, min_units=2), sizes={"hidden1": 256})
+    nodes = [Node(number, capacity) for number, capacity in enumerate((0.4, 0.7, 1.1, 1.8))]
+    grants = turns(ledger, nodes, 400)
+    for grant in grants:
+        assert len(grant.units["hidden1"]) == int(nodes[grant.node].capacity * 48)
+        assert len(grant.units["hidden1"]) <= 192
+    late = np.bincount(np.concatenate([grant.units["hidden1"].numpy() for grant in grants[200:]]), minlength=256)
+    assert late.min() > 0
+
+
 @pytest.mark.parametrize(
     ("wrong", "sizes", "said"),
     [
-        ({"groups": 0}, SIZES, "groups and min_units must be at least 1"),
+        ({"groups": 0}, SIZES, "groups, min_units and keep must be at least 1"),
+        ({"groups": 2, "keep": 0}, SIZES, "groups, min_units and keep must be at least 1, but are 2, 16 and 0"),
         ({"groups": 2, "free": 1.0}, SIZES, "free must be a share from 0 to below 1, but is 1.0"),
         ({"groups": 2, "term": 0.0}, SIZES, "term must be a positive number of seconds"),
         ({"groups": 1, "free": 0.5}, {"h": 20}, r"axis 'h' has 20 units, of which 10 are lent.*widen 'h' to 32"),
@@ -174,4 +225,4 @@ def test_a_node_never_borrows_more_than_it_can_hold() -> None:
 
 
 def test_the_rule_stands_in_a_scenario() -> None:
-    assert rules.RULES["lease"](groups=3) == Lease(groups=3, free=0.25, term=3600.0, min_units=16)
+    assert rules.RULES["lease"](groups=3) == Lease(groups=3, free=0.25, term=3600.0, min_units=16, keep=8)
