@@ -71,7 +71,7 @@ bench-privacy: $(INSTALLED) ## accuracy against epsilon, FedAvg and IST; about h
 	$(BIN)/python benchmarks/bench_privacy.py
 	$(BIN)/python benchmarks/table.py
 
-bench-paper: $(INSTALLED) ## time to a target on the IST paper's clusters, in virtual time; about an hour
+bench-paper: $(INSTALLED) ## time to a target on the IST paper's clusters, in virtual time; an hour and a half
 	$(BIN)/python benchmarks/bench_paper.py
 	$(BIN)/python benchmarks/table.py
 

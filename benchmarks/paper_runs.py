@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from paper_clock import Work, by_ring, by_server, ring_bytes
 from stage import save
@@ -21,7 +21,6 @@ from ist_fed.scenario import Scenario, parse_scenario
 
 SCENARIOS = Path(__file__).parents[1] / "scenarios"
 PLAIN = ('training.schedule="constant"', "record.checkpoint_every=1000", "record.tensorboard=false", "device=cpu")
-WORKERS, SEEDS, TUNING_SEEDS = (2, 4, 8), (1, 2, 3), (101, 102, 103)
 
 
 class There(Exception):
@@ -36,15 +35,15 @@ class Method:
         name: in the tables and in the results file.
         settings: of the scenario, at so many workers.
         groups: how many subnets, at so many workers.
-        steps: local steps a round that are tried; 1 is all-reduce.
+        all_reduce: one step a round.
         ring: timed as a ring, not through a server.
         same: the name of the method whose runs these are, if only the clock differs.
     """
 
     name: str
-    settings: Callable[[int], list[str]]
+    settings: Callable[["Setup", int], list[str]]
     groups: Callable[[int], int] = lambda n: 1
-    steps: tuple[int, ...] = (10, 40)
+    all_reduce: bool = False
     ring: bool = False
     same: str = ""
 
@@ -62,23 +61,24 @@ class Method:
         return 2 * (ring_bytes(work, workers) if self.ring else work.cost.bytes)
 
 
-def _ist(keep: int) -> Callable[[int], list[str]]:
-    return lambda n: [f'rule={{name="disjoint",groups={n},keep={keep or n}}}', f"clients={n}"]
+def _ist(keep: int) -> Callable[["Setup", int], list[str]]:
+    return lambda setup, n: [f'rule={{name="disjoint",groups={n},min_units=1,keep={keep or n}}}', f"clients={n}"]
 
 
-def _full(n: int) -> list[str]:
+def _full(setup: "Setup", n: int) -> list[str]:
     return ['rule={name="full"}', f"clients={n}"]
 
 
-def _pooled(n: int) -> list[str]:
-    return ['rule={name="full"}', "clients=1", f"training.batch_size={32 * n}", 'training.state="travels"']
+def _pooled(setup: "Setup", n: int) -> list[str]:
+    alone = ['rule={name="full"}', "clients=1", 'training.state="travels"', f"training.batch_size={setup.batch * n}"]
+    return [*alone, f"record.evaluate_every={setup.every}", *setup.pooled(n)]
 
 
 KEPT = Method(name="IST, kept", settings=_ist(0), groups=lambda n: n)
 ANEW = Method(name="IST, anew", settings=_ist(1), groups=lambda n: n)
 LOCAL = Method(name="local SGD", settings=_full)
 RING = Method(name="local SGD, ring", settings=_full, ring=True, same=LOCAL.name)
-ALL = Method(name="all-reduce", settings=_pooled, steps=(1,), ring=True)
+ALL = Method(name="all-reduce", settings=_pooled, all_reduce=True, ring=True)
 METHODS = (KEPT, ANEW, LOCAL, RING, ALL)
 
 
@@ -90,8 +90,16 @@ class Setup:
         name: in the tables.
         scenario: the file it is taken from.
         settings: changes of it.
-        target: accuracy.
+        metric: `accuracy`, or `loss`.
+        target: of the metric.
+        workers: how many there may be.
+        seeds: that are reported.
+        tuning_seeds: by which learning rates and local steps are chosen.
+        local_steps: a round, that are tried.
         steps: local steps of a run.
+        every: steps of all-reduce between two evaluations.
+        batch: examples of a worker in a step.
+        pooled: what else changes where one worker has the examples of so many.
         ladder: learning rates.
         start: those tried first.
     """
@@ -99,17 +107,61 @@ class Setup:
     name: str
     scenario: str
     settings: tuple[str, ...]
+    metric: Literal["accuracy", "loss"] = "accuracy"
     target: float
+    workers: tuple[int, ...] = (2, 4, 8)
+    seeds: tuple[int, ...] = (1, 2, 3)
+    tuning_seeds: tuple[int, ...] = (101, 102, 103)
+    local_steps: tuple[int, ...] = (10, 40)
     steps: int = 200
+    every: int = 1
+    batch: int = 32
+    pooled: Callable[[int], list[str]] = lambda n: []
     ladder: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
     start: tuple[float, ...] = (0.03, 0.1)
 
     def make(self, *more: str) -> Scenario:
         return parse_scenario((SCENARIOS / self.scenario).read_text(encoding="utf-8"), [*self.settings, *PLAIN, *more])
 
+    def there(self, value: float) -> bool:
+        """Whether that is good enough."""
+        return value >= self.target if self.metric == "accuracy" else value <= self.target
+
+    @property
+    def worst(self) -> float:
+        """Of a run that came to nothing."""
+        return 0.0 if self.metric == "accuracy" else 99.0
+
 
 MLP3 = Setup(name="MLP, 3 layers", scenario="digits.toml", settings=("sizes={hidden1=1024,hidden2=1024}",), target=0.97)
-SETUPS = (MLP3,)
+MLP2 = Setup(
+    name="MLP, 2 layers",
+    scenario="digits.toml",
+    settings=("sizes={hidden1=4096}",),
+    target=0.97,
+    tuning_seeds=(101,),
+)
+TEXT = Setup(
+    name="Text, a transformer",
+    scenario="text.toml",
+    settings=(
+        "sizes={heads0=8,ffn0=256,heads1=8,ffn1=256}",
+        "options={test_characters=10000,head=8}",
+        "training.batch_size=8",
+        "record.evaluate_every=1",
+    ),
+    metric="loss",
+    target=2.6,
+    seeds=(1, 2),
+    tuning_seeds=(101,),
+    local_steps=(20,),
+    every=5,
+    batch=8,
+    pooled=lambda n: [f"options.characters={200_000 * n}"],
+    ladder=(0.00125, 0.0025, 0.005, 0.01, 0.02, 0.04),
+    start=(0.005, 0.01),
+)
+SETUPS = (MLP3, MLP2, TEXT)
 
 
 # --- Runs, kept -------------------------------------------------------------------------------------------------------
@@ -124,14 +176,14 @@ class Bench:
         if path.exists() and not fresh:
             self.results = json.loads(path.read_text(encoding="utf-8"))
 
-    def accuracy(self, setup: Setup, method: Method, n: int, choice: tuple[float, int], seed: int) -> list[float]:
-        """Of the whole network after every round; a tuning run ends when it is there."""
+    def found(self, setup: Setup, method: Method, n: int, choice: tuple[float, int], seed: int) -> list[float]:
+        """Accuracy or loss of the whole network after every round; a tuning run ends when it is there."""
         lr, steps = choice
         key = f"{setup.name} | {method.same or method.name} | n {n} | {steps} steps | lr {lr:g} | seed {seed}"
         if key not in self.results["runs"]:
             more = [f"local_steps={steps}", f"rounds={setup.steps // steps}", f"training.lr={lr}", f"seed={seed}"]
             began = time.perf_counter()
-            found = train(setup.make(*method.settings(n), *more), setup.target if seed in TUNING_SEEDS else math.inf)
+            found = train(setup.make(*method.settings(setup, n), *more), setup, whole=seed in setup.seeds)
             self.results["runs"][key] = [round(value, 4) for value in found]
             print(f"{key:80} {len(found):4} rounds {found[-1]:.4f} {time.perf_counter() - began:5.1f} s", flush=True)
             self.save()
@@ -140,13 +192,13 @@ class Bench:
 
     def time(self, setup: Setup, method: Method, n: int, rate: float, choice: tuple[float, int], seed: int) -> float:
         """Virtual seconds to the target; infinite if it is never reached."""
-        found = self.accuracy(setup, method, n, choice, seed)
-        rounds = next((at for at, value in enumerate(found, 1) if value >= setup.target), math.inf)
+        found = self.found(setup, method, n, choice, seed)
+        rounds = next((at for at, value in enumerate(found, 1) if setup.there(value)), math.inf)
         return rounds * method.seconds(method.work(setup.make(), n, choice[1]), n, rate)
 
     def tuned(self, setup: Setup, method: Method, n: int, rate: float) -> tuple[float, int]:
         """The learning rate and local steps that are soonest there."""
-        tried = {(lr, steps) for lr in setup.start for steps in method.steps}
+        tried = {(lr, steps) for lr in setup.start for steps in ((1,) if method.all_reduce else setup.local_steps)}
         while True:
             best = min(sorted(tried), key=lambda choice: self._mean(setup, method, n, rate, choice))
             at = setup.ladder.index(best[0])
@@ -157,7 +209,7 @@ class Bench:
 
     def _mean(self, setup: Setup, method: Method, n: int, rate: float, choice: tuple[float, int]) -> float:
         total = 0.0
-        for seed in TUNING_SEEDS:
+        for seed in setup.tuning_seeds:
             total += self.time(setup, method, n, rate, choice, seed)
             if total == math.inf:
                 break  # whatever the others take
@@ -166,22 +218,23 @@ class Bench:
     def median(self, setup: Setup, method: Method, n: int, rate: float) -> float:
         """Seconds to the target, over the reported seeds."""
         choice = self.tuned(setup, method, n, rate)
-        return statistics.median(self.time(setup, method, n, rate, choice, seed) for seed in SEEDS)
+        return statistics.median(self.time(setup, method, n, rate, choice, seed) for seed in setup.seeds)
 
     def save(self) -> None:
         save(self._path, self.results)
 
 
-def train(scenario: Scenario, until: float) -> list[float]:
-    """Accuracy after every round, up to the first that reaches `until`."""
+def train(scenario: Scenario, setup: Setup, *, whole: bool) -> list[float]:
+    """The metric after every round, as it was last evaluated; up to the first that is there, or of the whole run."""
     found = list[float]()
 
     def note(line: dict[str, Any]) -> None:
-        found.append(line["accuracy"])
-        if found[-1] >= until:
+        before = found[-1] if found else setup.worst
+        found.append(line.get(setup.metric, before))
+        if not whole and setup.there(found[-1]):
             raise There
 
     # RoundError: no client's weights were finite any more
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(There, RoundError):
         simulate(Run.create(Path(folder, "run"), scenario), on_line=note)
-    return found or [0.0]
+    return [value if math.isfinite(value) else setup.worst for value in found] or [setup.worst]
