@@ -32,6 +32,8 @@ SLOW = RATES["100 Mbit/s"]
 SWEEP = [10 ** (7 + at / 4) for at in range(17)]
 PROMISED = {LOCAL: 4.0, RING: 4.0, ALL: 10.0}
 IMAGE = "paper.png"
+STYLES = {2: ":", 4: "--", 8: "-"}
+"""Number of workers → line."""
 
 
 def rows(bench: Bench, setup: Setup) -> list[list[str]]:
@@ -143,7 +145,7 @@ def plot(bench: Bench, setups: Sequence[Setup]) -> None:
     figure, panels = pyplot.subplots(1, len(setups), figsize=(5.5 * len(setups), 4), sharey=True, squeeze=False)
     for panel, setup in zip(panels[0], setups, strict=True):
         for method, colour in ((LOCAL, "tab:orange"), (ALL, "tab:green")):
-            for n, style in zip(setup.workers, (":", "--", "-"), strict=False):
+            for n, style in ((n, STYLES[n]) for n in setup.workers):
                 ratios = [ratio(bench, setup, method, n, rate) for rate in SWEEP]
                 panel.plot(SWEEP, ratios, style, color=colour, label=f"{method.name}, n = {n}")
         panel.axhline(1, color="grey", linewidth=0.8)
