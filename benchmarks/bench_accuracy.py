@@ -11,7 +11,6 @@ brings in the next one of the ladder.
 
 import argparse
 import contextlib
-import json
 import math
 import statistics
 import tempfile
@@ -24,7 +23,7 @@ from typing import Any
 import torch
 from accuracy_cases import CASES, Case, Recipe
 from bench_core import RESULTS, machine
-from stage import save
+from stage import Kept
 
 from ist_fed.engines.local import simulate
 from ist_fed.errors import RoundError
@@ -36,14 +35,8 @@ SCENARIOS = Path(__file__).parents[1] / "scenarios"
 PLAIN = ("record.checkpoint_every=1000", "record.tensorboard=false", "device=cpu")
 
 
-class Bench:
+class Bench(Kept):
     """Runs that are not in the results file yet, written after each."""
-
-    def __init__(self, path: Path, *, fresh: bool) -> None:
-        self._path = path
-        self.results: dict[str, Any] = {"runs": {}}
-        if path.exists() and not fresh:
-            self.results = json.loads(path.read_text(encoding="utf-8"))
 
     def runs(self, case: Case, recipe: Recipe, lr: float, seeds: Sequence[int]) -> list[dict[str, float]]:
         return [self._run(case, recipe, lr, seed) for seed in seeds]
@@ -73,9 +66,6 @@ class Bench:
 
     def _mean(self, case: Case, recipe: Recipe, lr: float) -> float:
         return case.sign * statistics.mean(run["final"] for run in self.runs(case, recipe, lr, case.tuning_seeds))
-
-    def save(self) -> None:
-        save(self._path, self.results)
 
 
 def scenario_of(case: Case, recipe: Recipe, lr: float, seed: int) -> Scenario:

@@ -18,7 +18,6 @@ are not reported. A rate at the edge of those tried brings in the next one of th
 
 import argparse
 import contextlib
-import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +28,7 @@ from typing import Any
 
 import torch
 from bench_core import RESULTS, machine
+from stage import Kept
 
 from ist_fed import IndependentSubnetTraining, rules, wire
 from ist_fed.arrays import arrays_of, load_arrays
@@ -126,14 +126,8 @@ def train(method: str, network: str, lr: float, seed: int) -> Done:
 # --- Runs, kept -------------------------------------------------------------------------------------------------------
 
 
-class Bench:
+class Bench(Kept):
     """Runs that are not in the results file yet, written after each."""
-
-    def __init__(self, path: Path, *, fresh: bool) -> None:
-        self._path = path
-        self.results: dict[str, Any] = {"runs": {}}
-        if path.exists() and not fresh:
-            self.results = json.loads(path.read_text(encoding="utf-8"))
 
     def run(self, method: str, network: str, lr: float, seed: int) -> dict[str, Any]:
         """The marks of a run, virtual seconds and accuracy; synchronous ones are clocked anew for a network."""
@@ -174,11 +168,6 @@ class Bench:
             if total == math.inf:
                 break  # whatever the others take
         return total / len(TUNING_SEEDS)
-
-    def save(self) -> None:
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(self._path)
 
 
 def round_seconds(method: str, network: str, seed: int) -> float:

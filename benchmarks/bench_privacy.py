@@ -15,7 +15,6 @@ the operating system, so that a run repeated with its seed gives another number.
 
 import argparse
 import itertools
-import json
 import statistics
 import tempfile
 import time
@@ -25,7 +24,7 @@ from typing import Any
 
 import torch
 from bench_core import RESULTS
-from stage import busy_machine, save
+from stage import Kept, busy_machine
 
 from ist_fed.engines.local import simulate
 from ist_fed.privacy import mechanism
@@ -58,13 +57,8 @@ OFF = "off"
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "privacy.png"
 
 
-class Bench:
+class Bench(Kept):
     """Runs that are not in the results file yet, and writes it after each."""
-
-    def __init__(self, path: Path, *, fresh: bool) -> None:
-        self._path, self.results = path, dict[str, Any](runs={})
-        if path.exists() and not fresh:
-            self.results = json.loads(path.read_text(encoding="utf-8"))
 
     def accuracy(self, method: str, epsilon: int | str, rate: float, clip: float, seed: int) -> float:
         """Of the last round's network, on the test images."""
@@ -81,9 +75,6 @@ class Bench:
             print(f"{key:70} {100 * line['accuracy']:6.2f} % {seconds:5.1f} s", flush=True)
             self.save()
         return float(self.results["runs"][key]["accuracy"])
-
-    def save(self) -> None:
-        save(self._path, self.results)
 
 
 def scenario(method: str, epsilon: int | str, rate: float, clip: float, seed: int) -> Scenario:

@@ -1,7 +1,6 @@
 """What `bench_paper.py` trains: methods, networks, and runs that are kept as they are finished."""
 
 import contextlib
-import json
 import math
 import statistics
 import tempfile
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from paper_clock import Work, by_ring, by_server, ring_bytes
-from stage import save
+from stage import Kept
 
 from ist_fed.engines.local import simulate
 from ist_fed.errors import RoundError
@@ -168,14 +167,8 @@ SETUPS = (MLP3, MLP2, TEXT)
 # --- Runs, kept -------------------------------------------------------------------------------------------------------
 
 
-class Bench:
+class Bench(Kept):
     """Runs that are not in the results file yet, written after each."""
-
-    def __init__(self, path: Path, *, fresh: bool) -> None:
-        self._path = path
-        self.results: dict[str, Any] = {"runs": {}}
-        if path.exists() and not fresh:
-            self.results = json.loads(path.read_text(encoding="utf-8"))
 
     def found(self, setup: Setup, method: Method, n: int, choice: tuple[float, int], seed: int) -> list[float]:
         """Accuracy or loss of the whole network after every round; a tuning run ends when it is there."""
@@ -220,9 +213,6 @@ class Bench:
         """Seconds to the target, over the reported seeds."""
         choice = self.tuned(setup, method, n, rate)
         return statistics.median(self.time(setup, method, n, rate, choice, seed) for seed in setup.seeds)
-
-    def save(self) -> None:
-        save(self._path, self.results)
 
 
 def train(scenario: Scenario, setup: Setup, *, whole: bool) -> list[float]:

@@ -265,3 +265,22 @@ def save(path: Path, results: Mapping[str, Any]) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     temporary.replace(path)
+
+
+class Kept:
+    """Runs that are finished, in a results file that is written after each.
+
+    Args:
+        path: of the file.
+        fresh: begin anew, whatever is there.
+    """
+
+    def __init__(self, path: Path, *, fresh: bool) -> None:
+        self._path = path
+        self.results: dict[str, Any] = {"runs": {}}
+        if path.exists() and not fresh:
+            self.results = json.loads(path.read_text(encoding="utf-8"))
+
+    def save(self) -> None:
+        """Write the file."""
+        save(self._path, self.results)
