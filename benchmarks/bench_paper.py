@@ -124,7 +124,7 @@ NOTE = (
 SMALLER = (
     "The 2 layers are 64-4096-10, one hidden layer. Text is next characters of Python's sources, two blocks of 8 heads "
     "and 256 units, batch 8, to a loss of 2.6 nats on files that nobody trains on, which everyone can reach early: far "
-    "from converged. It has a smaller grid, 2 and 4 workers and two seeds, and all-reduce is evaluated at every fifth "
+    "from converged. It has two seeds and one number of local steps, and all-reduce is evaluated at every fifth "
     "step only, so its times there may be up to 4 steps too long. One worker in place of all has as many characters as "
     "they, but not the same ones."
 )

@@ -151,7 +151,6 @@ TEXT = Setup(
     ),
     metric="loss",
     target=2.6,
-    workers=(2, 4),
     seeds=(1, 2),
     tuning_seeds=(101,),
     local_steps=(20,),
