@@ -49,7 +49,7 @@ def layout_of(entries: Iterable[tuple[str, torch.dtype, tuple[int, ...]]]) -> La
 
 
 class Flat(Mapping[str, Tensor]):
-    """Arrays in a few runs. A name gives the part of its run that is that array; it is made when first asked for.
+    """Arrays in a few runs. A name gives the part of its run that is that array, a view.
 
     Args:
         layout: of the arrays.
