@@ -17,7 +17,7 @@ _LOOK_S = 1.0
 
 
 @runtime_checkable
-class _Describing(Protocol):
+class Describing(Protocol):
     """A grid between processes, which knows more of its nodes than their ids."""
 
     def get_nodes(self) -> Iterable[NodeInfo]:
@@ -27,7 +27,7 @@ class _Describing(Protocol):
 
 def present(grid: Grid) -> list[int]:
     """The nodes that are connected and keep their promise: Flower still lists those for a while that do not."""
-    if not isinstance(grid, _Describing):
+    if not isinstance(grid, Describing):
         return list(grid.get_node_ids())
     now = time.time()
     return [about.node_id for about in grid.get_nodes() if _broken_for(about, now) is None]
@@ -41,7 +41,7 @@ class Liveness:
     """
 
     def __init__(self, grid: Grid) -> None:
-        self._grid = grid if isinstance(grid, _Describing) else None
+        self._grid = grid if isinstance(grid, Describing) else None
         self._next = time.monotonic() + _LOOK_S
         self._began = self._activations()
 

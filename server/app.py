@@ -8,6 +8,7 @@ from flwr.common import log
 from flwr.serverapp import Grid, ServerApp
 
 from ist_fed.engines.flower import poll_faster
+from ist_fed.engines.streams import streaming
 from ist_fed.federation import federate
 from ist_fed.privacy import LEDGER
 from ist_fed.progress import reported
@@ -29,7 +30,7 @@ def main(grid: Grid, context: Context) -> None:
         else Run.create(Path("runs", scenario.name).absolute(), scenario)
     )
     log(INFO, "The run's folder is %s", run.folder)
-    with reported(run):
+    with reported(run), streaming(grid) as grid:
         federate(
             grid,
             run,

@@ -83,6 +83,7 @@ def start(
     _log()
     opened = open_kit(kit, fingerprint) if kit is not None else None
     config = _config(opened, data, partition, allow_task or [])
+    config |= {"kit": str(kit.absolute())} if kit is not None else {"server": _loopback(server)}
     config |= {key: value for key, value in (("device", device), ("amp", amp), ("memory", memory)) if value}
     if signer is not None:
         config |= _secret(signer, revoked, min_cohort, supernode) | _allowed(secure_epsilon, secure_delta)

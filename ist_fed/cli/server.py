@@ -46,11 +46,17 @@ def start(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="No TLS and no identities: for a first try on this machine.")
     ] = False,
+    streams: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PORT", help="Where large subnets travel; by default the port after that, and 0 for in messages."
+        ),
+    ] = None,
     once: Annotated[bool, typer.Option("--once", help="End when there is nothing left to run.")] = False,
     output: OutputFormat = Format.text,
 ) -> None:
     """Start the server, and keep it running. What it was running when it ended goes on."""
-    site = _site(federation, listen, insecure)
+    site = _site(federation, listen, insecure, streams)
     site.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     if run or resume is not None:
         jobs.add(site.home, _run(scenario, settings, folder, resume).folder)
@@ -199,11 +205,14 @@ def _home(federation: Path) -> Path:
     return (federation / "superlink").absolute()
 
 
-def _site(federation: Path, listen: str | None, insecure: bool) -> Site:
-    if insecure:
-        return Site(_home(federation), listen or f"127.0.0.1:{DEFAULT_PORT}")
-    identity = Federation.open(federation)
-    return Site(_home(federation), listen or f"0.0.0.0:{identity.address.rpartition(':')[2]}", identity)
+def _site(federation: Path, listen: str | None, insecure: bool, streams: int | None) -> Site:
+    identity = None if insecure else Federation.open(federation)
+    if listen is None:
+        listen = f"0.0.0.0:{identity.address.rpartition(':')[2]}" if identity else f"127.0.0.1:{DEFAULT_PORT}"
+    port = listen.rpartition(":")[2]
+    if streams is None:
+        streams = int(port) + 1 if port.isdecimal() else 0
+    return Site(_home(federation), listen, identity, streams)
 
 
 def _alive(home: Path) -> dict[str, Any]:

@@ -50,11 +50,12 @@ def deploy(
     address = f"127.0.0.1:{flower.free_port()}"
     identity, kits = _identities(folder, address, run.scenario.clients)
     home = folder / "superlink"
+    site = Site(home, address, identity, flower.free_port())
     more = ["--supernode"] if supernode else []
     if run.scenario.is_secure:
         _certify(folder / "members", kits)
         more = ["--min-cohort", str(run.scenario.secure.min_cohort)]
-    with _clients(kits, more), Server(Site(home, address, identity)) as server:  # both start up at once
+    with _clients(kits, more), Server(site) as server:  # both start up at once
         jobs.add(home, run.folder)
         server.serve(lambda _, line: on_line(line), until_idle=True)
     shutil.rmtree(folder, ignore_errors=True)

@@ -57,14 +57,23 @@ def environment(home: Path) -> dict[str, str]:
     }
 
 
-def start(command: Sequence[str], home: Path, log: str) -> "subprocess.Popen[bytes]":
-    """Start one of Flower's programs; it ends with this process, however this one ends."""
+def start(
+    command: Sequence[str], home: Path, log: str, more: Mapping[str, str] | None = None
+) -> "subprocess.Popen[bytes]":
+    """Start one of Flower's programs; it ends with this process, however this one ends.
+
+    Args:
+        command: its words.
+        home: its folder.
+        log: name of the file in it that gets what it prints.
+        more: what it finds in its environment besides.
+    """
     with (home / log).open("ab") as file:
         # Its working directory is an empty folder: Flower imports the ClientApp from there before the bundle.
         return subprocess.Popen(
             command,
             cwd=home,
-            env=environment(home),
+            env=environment(home) | dict(more or {}),
             stdout=file,
             stderr=file,
             stdin=subprocess.DEVNULL,

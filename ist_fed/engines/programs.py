@@ -14,6 +14,7 @@ from ist_fed.engines.control import Control, connected
 from ist_fed.engines.nodes import Admission
 from ist_fed.engines.refusals import Refusals
 from ist_fed.engines.site import Site, about_file
+from ist_fed.engines.streams import Place
 
 logger = logging.getLogger("ist_fed")
 
@@ -69,8 +70,14 @@ class Programs:
         trust = ["--root-certificates", str(ca)] if ca else ["--insecure"]
         executor = ["flower-superexec", "--runtime-api-address", f"127.0.0.1:{port}", *trust]
         executor += ["--parent-pid", str(os.getpid())]
-        self._running.append(flower.start(executor, self._home, executor_log.name))
-        told = {"process": os.getpid(), "fleet": self._site.fleet, "control": port, "ca": str(ca) if ca else None}
+        self._running.append(flower.start(executor, self._home, executor_log.name, self._streams()))
+        told = {
+            "process": os.getpid(),
+            "fleet": self._site.fleet,
+            "streams": self._site.streams,
+            "control": port,
+            "ca": str(ca) if ca else None,
+        }
         about_file(self._home).write_text(json.dumps(told))
         self.admit()
 
@@ -102,6 +109,16 @@ class Programs:
         """
         with connected(*self._reach) as control:
             yield control
+
+    def _streams(self) -> dict[str, str]:
+        """What a ServerApp, which the SuperExec starts, has to know to take part in them."""
+        if not self._site.streams:
+            return {}
+        address, identity = f"{self._site.fleet.rpartition(':')[0]}:{self._site.streams}", self._site.identity
+        if identity is None:
+            return Place(address).environment()
+        shown = identity.server_certificate, identity.server_key
+        return Place(address, *(str(path.absolute()) for path in shown)).environment()
 
     def _security(self) -> list[str]:
         identity = self._site.identity

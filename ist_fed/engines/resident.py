@@ -113,7 +113,8 @@ class Resident:
             logger.info("round %s: %s", message.metadata.group_id, doing)
         try:
             app, context = self._run_of(message)
-            context.state[LINK] = MetricRecord({"bytes_per_second": self._fleet.link})
+            if self._fleet.link:
+                context.state[LINK] = MetricRecord({"bytes_per_second": self._fleet.link})
             reply = app(message=message, context=context)
         except Exception as error:
             logger.exception("round %s: this client could not answer", message.metadata.group_id or "-")

@@ -23,14 +23,21 @@ class Site:
         home: its folder: database, logs, jobs.
         fleet: `host:port` on which nodes are awaited.
         identity: keys and members; None runs without TLS, on loopback only, and admits whoever comes.
+        streams: port, of the same host, on which large subnets travel; 0 lets them travel in messages.
     """
 
     home: Path
     fleet: str
     identity: Federation | None = None
+    streams: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what would let strangers in."""
+        """Refuse what would let strangers in, and ports that cannot be."""
+        if not 0 <= self.streams < 1 << 16 or self.fleet.endswith(f":{self.streams}"):
+            raise EngineError(
+                f"subnets travel on a port of their own, from 1 to 65535, or with 0 in messages, but it is "
+                f"{self.streams}, and clients are awaited on '{self.fleet}'; choose another with --streams"
+            )
         host = self.fleet.rpartition(":")[0]
         if self.identity is None and host not in ("127.0.0.1", "localhost", "[::1]"):
             raise EngineError(

@@ -66,7 +66,7 @@ class Parcel:
     @cached_property
     def _records(self) -> Records:
         """The bytes in Flower's records; a cohort's messages share them."""
-        return {_name(number): Piece(piece) for number, piece in enumerate(self.pieces)}
+        return records_of(self.pieces)
 
     def beside(self, key: str, fields: Fields) -> Records:
         """The records of a message: one of fields, with a small subnet in it, and those of a larger subnet."""
@@ -125,8 +125,12 @@ def take_pieces(records: MutableMapping[str, Record], key: str) -> list[bytes]:
     """
     fields = records.get(key)
     enclosed = fields.get(BYTES) if isinstance(fields, ConfigRecord) else None
-    pieces = [enclosed] if isinstance(enclosed, bytes) else []
-    numbers = range(sum(name.startswith(_SUBNET) for name in records))
+    return [*([enclosed] if isinstance(enclosed, bytes) else []), *take_records(records)]
+
+
+def take_records(records: MutableMapping[str, Record]) -> list[bytes]:
+    """The same, of those pieces only that have a record of their own."""
+    pieces, numbers = [], range(sum(name.startswith(_SUBNET) for name in records))
     for name in map(_name, numbers):
         record = records.pop(name, None)
         piece = record.get(BYTES) if isinstance(record, ConfigRecord) and len(record) == 1 else None
@@ -134,6 +138,11 @@ def take_pieces(records: MutableMapping[str, Record], key: str) -> list[bytes]:
             raise WireError(f"a subnet comes as {len(numbers)} records of bytes, but '{name}' is not one")
         pieces.append(piece)
     return pieces
+
+
+def records_of(pieces: Iterable[bytes]) -> Records:
+    """A record for each piece, as a message holds them."""
+    return {_name(number): Piece(piece) for number, piece in enumerate(pieces)}
 
 
 def _name(number: int) -> str:

@@ -19,7 +19,7 @@ Fields = dict[str, ConfigRecordValues]
 
 Kind = TypeVar("Kind", ArrayRecord, ConfigRecord, MetricRecord)
 
-ORDER, REPLY, EXTRA, NODE, STEP = "order", "reply", "config", "node", "step"
+ORDER, REPLY, EXTRA, NODE, STEP, TICKET = "order", "reply", "config", "node", "step", "ticket"
 """Names of the records in a message."""
 
 

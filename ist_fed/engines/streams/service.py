@@ -1,0 +1,131 @@
+"""The server's end of the streams: bytes that wait for whoever has a ticket, and bytes that came for one."""
+
+import secrets
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+
+from ist_fed.engines.streams.calls import AT, DOWN, KEEPALIVE, SERVICE, TICKET, UP
+from ist_fed.errors import EngineError
+from ist_fed.wire import PIECE
+
+_AT_ONCE = 256  # streams; more wait their turn
+_LARGER = 4  # times what was sent may come back: masked numbers are of four bytes, where the network's may be of two
+_FRAME = 1 << 16  # bytes that gRPC may add to a piece
+
+
+@dataclass
+class _Held:
+    """What belongs to one ticket."""
+
+    down: Sequence[bytes]
+    room: int  # bytes that may still come
+    up: list[bytes] = field(default_factory=list)
+    turn: int = 0  # number of the call that may add to `up`: the newest, for an older one is of a broken connection
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Service:
+    """Listens from when it is made until it is closed.
+
+    Args:
+        address: `host:port` on which it listens.
+        certificate: with which it shows who it is, in PEM, and its private key; None speaks without TLS.
+
+    Raises:
+        EngineError: it cannot listen there.
+    """
+
+    def __init__(self, address: str, certificate: tuple[Path, Path] | None) -> None:
+        self._held: dict[str, _Held] = {}
+        options = [
+            *KEEPALIVE,
+            ("grpc.max_receive_message_length", PIECE + _FRAME),
+            ("grpc.so_reuseport", 0),  # else two processes may listen, and each gets half of the calls
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ]
+        self._server = grpc.server(ThreadPoolExecutor(_AT_ONCE, "stream"), [self._handlers()], options=options)
+        try:
+            if certificate is None:
+                self.port = self._server.add_insecure_port(address)
+            else:
+                chain, key = (path.read_bytes() for path in certificate)
+                self.port = self._server.add_secure_port(address, grpc.ssl_server_credentials([(key, chain)]))
+        except RuntimeError as error:
+            raise EngineError(
+                f"subnets are to travel on {address}, but it cannot be listened on, for another program does, say; "
+                f"choose another port with `ist-fed server start --streams PORT`, or 0 to let them travel in messages"
+            ) from error
+        self._server.start()
+
+    def close(self) -> None:
+        """Break off what is under way, and listen no more."""
+        self._server.stop(None).wait()
+        self._held.clear()
+
+    # --- For the server itself ----------------------------------------------------------------------------------------
+
+    def offer(self, pieces: Sequence[bytes]) -> str:
+        """Hold the pieces of a subnet for whoever names the ticket that is returned."""
+        name = secrets.token_hex(16)
+        self._held[name] = _Held(pieces, room=_LARGER * sum(map(len, pieces)) + PIECE)
+        return name
+
+    def take(self, name: str) -> list[bytes]:
+        """What has come for a ticket, which is then worth nothing any more."""
+        held = self._held.pop(name, None)
+        if held is None:
+            return []
+        with held.lock:
+            held.turn, pieces, held.up = 0, held.up, []
+        return pieces
+
+    # --- For whoever calls --------------------------------------------------------------------------------------------
+
+    def _handlers(self) -> grpc.GenericRpcHandler:
+        calls = {
+            DOWN: grpc.unary_stream_rpc_method_handler(self._down),
+            UP: grpc.stream_unary_rpc_method_handler(self._up),
+        }
+        return grpc.method_handlers_generic_handler(SERVICE, calls)
+
+    def _down(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        held = self._of(context)
+        first, pieces = _number(request.decode("ascii", "replace"), context), held.down
+        if first >= len(pieces):
+            held.down = ()  # they are there
+        yield from pieces[first:]
+
+    def _up(self, pieces: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        held = self._of(context)
+        at = _number(dict(context.invocation_metadata()).get(AT, ""), context)
+        with held.lock:
+            held.turn += 1
+            turn = held.turn
+        for number, piece in enumerate(pieces, at):
+            with held.lock:
+                if held.turn != turn or number != len(held.up):
+                    context.abort(grpc.StatusCode.ABORTED, "another call goes on with these pieces")
+                held.room -= len(piece)
+                if held.room < 0:
+                    context.abort(grpc.StatusCode.OUT_OF_RANGE, "more bytes come than can be a trained subnet")
+                held.up.append(piece)
+        return str(len(held.up)).encode()
+
+    def _of(self, context: grpc.ServicerContext) -> _Held:
+        held = self._held.get(str(dict(context.invocation_metadata()).get(TICKET, "")))
+        if held is None:
+            context.abort(grpc.StatusCode.NOT_FOUND, "nobody waits for this ticket")
+        assert held is not None
+        return held
+
+
+def _number(said: str | bytes, context: grpc.ServicerContext) -> int:
+    text = str(said)
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a call says by a number which piece comes first")
+    return int(text)
