@@ -1,10 +1,12 @@
 """A module's state as `{name: tensor}`, each tied weight once, and back again, strictly."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ist_fed.errors import AxesError
 
@@ -45,7 +47,7 @@ def load_arrays(module: nn.Module, arrays: Arrays, *, share: bool = False) -> No
         module: changed in place.
         arrays: its state.
         share: let parameters be the arrays themselves, or else copies on the module's device, for a module that is not
-            trained. What they were before is not written to.
+            trained, or arrays that nobody else has. What they were before is not written to.
 
     Raises:
         AxesError: a name, a shape or a dtype differs; the module is as it was.
@@ -86,3 +88,36 @@ def build_on_meta(build: Build, sizes: Mapping[str, int]) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise AxesError(f"the factory must return an nn.Module; {call} gave {type(module).__name__}")
     return module
+
+
+def build_undrawn(build: Build, sizes: Mapping[str, int]) -> nn.Module:
+    """Build the module, but leave out the drawing of its first weights: of many, that takes longer than training them.
+
+    Where something may be drawn that is not part of the module's state, everything is.
+    """
+    with _Undrawn():
+        module = build(**sizes)
+    return build(**sizes) if any(map(_keeps_more, module.modules())) else module
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves parameters as they are, whatever is to be written to them: by a method, or by `torch.nn.init`."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = kwargs or {}
+        target = args[0] if args else given.get("tensor")
+        if isinstance(target, nn.Parameter) and func.__name__.endswith("_") and not func.__name__.endswith("__"):
+            return target
+        return func(*args, **given)
+
+
+def _keeps_more(module: nn.Module) -> bool:
+    """Whether a module keeps tensors that its state does not hold."""
+    plain = any(isinstance(value, Tensor) for value in vars(module).values())
+    return plain or bool(module._non_persistent_buffers_set)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ist_fed.arrays import Arrays, device_of, load_arrays
+from ist_fed.arrays import Arrays, build_undrawn, device_of, load_arrays
 from ist_fed.batches import fetch, in_order, length
 from ist_fed.batchnorm import has_batch_norm, recalibrate
 from ist_fed.errors import TrainingError
@@ -16,15 +16,24 @@ from ist_fed.seeds import seeded
 from ist_fed.tasks.task import Batch, Task
 
 
-def network(task: Task, sizes: Mapping[str, int], arrays: Arrays, device: torch.device) -> nn.Module:
+def network(
+    task: Task, sizes: Mapping[str, int], arrays: Arrays, device: torch.device, *, adopt: bool = False
+) -> nn.Module:
     """The task's network at these sizes, holding `arrays`; its first weights do not disturb the process's generator.
+
+    Args:
+        task: gives the factory.
+        sizes: of the network.
+        arrays: its state.
+        device: where it is to be.
+        adopt: nobody else has the arrays, so the network's parameters may be them.
 
     Raises:
         AxesError: the arrays are not those of this network.
     """
     with seeded(0):  # so that a buffer which is drawn but does not travel is the same everywhere
-        model = task.build(**sizes)
-    load_arrays(model, arrays)
+        model = build_undrawn(task.build, sizes) if adopt else task.build(**sizes)
+    load_arrays(model, arrays, share=adopt)
     return model if device_of(model) == device else model.to(device)  # asking is cheaper
 
 

@@ -54,10 +54,11 @@ class Flat(Mapping[str, Tensor]):
     Args:
         layout: of the arrays.
         runs: one tensor of one dimension for each run of the layout.
+        fresh: nobody else has them, so that whoever is given this may write to them.
     """
 
-    def __init__(self, layout: Layout, runs: Sequence[Tensor]) -> None:
-        self.layout, self.runs = layout, runs
+    def __init__(self, layout: Layout, runs: Sequence[Tensor], fresh: bool = False) -> None:
+        self.layout, self.runs, self.fresh = layout, runs, fresh
 
     @cached_property
     def _runs(self) -> dict[str, tuple[Run, Tensor]]:

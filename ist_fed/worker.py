@@ -266,9 +266,15 @@ class Worker:
 def opened(
     task: Task, sizes: Mapping[str, int], arrays: Arrays, training: Training, device: torch.device
 ) -> tuple[nn.Module, dict[str, Tensor]]:
-    """The network of a subnet and its optimiser's state, both copied, on the device where they are to be trained."""
+    """The network of a subnet and its optimiser's state, on the device where they are to be trained.
+
+    Both are copied; the network is not if nobody else has its arrays.
+    """
     own, state = split_state(arrays, training.carried)
-    return network(task, sizes, own, device), {key: array.to(device, copy=True) for key, array in state.items()}
+    fresh = isinstance(arrays, Flat) and arrays.fresh
+    return network(task, sizes, own, device, adopt=fresh), {
+        key: array.to(device, copy=True) for key, array in state.items()
+    }
 
 
 def reason_of(error: Exception, client: int) -> str:

@@ -1,6 +1,5 @@
 """What crosses the wire: round trips, and everything that must be refused."""
 
-import hashlib
 import json
 import tracemalloc
 from collections.abc import Callable
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from blake3 import blake3
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
 from flwr.common.serde import message_from_proto, message_to_proto, recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
@@ -90,7 +90,7 @@ class TestPack:
 
     def test_the_digest_is_of_the_bytes(self) -> None:
         parcel = wire.pack(NARROW)
-        assert parcel.label().digest == hashlib.blake2b(b"".join(parcel.pieces), digest_size=32).hexdigest()
+        assert parcel.label().digest == blake3(b"".join(parcel.pieces)).hexdigest()
 
     def test_many_bytes_travel_in_pieces(self) -> None:
         arrays = {"a": torch.rand(PIECE // 4 + 3), "b": torch.rand(PIECE // 4)}

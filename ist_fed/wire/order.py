@@ -26,7 +26,7 @@ class Order:
         seed: the scenario's seed, from which the client draws its order of examples.
         sizes: units of each axis of the subnet.
         arrays: the subnet.
-        digest: BLAKE2b of the subnet's bytes as they arrived.
+        digest: BLAKE3 of the subnet's bytes as they arrived.
         local_steps: how many steps to take.
         lr: learning rate of this round.
         training: the other fields of `Training`.

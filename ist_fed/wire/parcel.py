@@ -4,7 +4,6 @@ What the bytes mean stands beside them as text, the layout. They travel in Flowe
 each: an `ArrayRecord` would be four objects on the wire where this is one, each with a call of its own.
 """
 
-import hashlib
 import warnings
 from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from functools import cached_property
 from math import isfinite
 
 import torch
+from blake3 import blake3
 from flwr.app import ConfigRecord
 from torch import Tensor
 
@@ -37,7 +37,7 @@ class Label:
 
     Args:
         layout: of the parcel.
-        digest: BLAKE2b of its bytes, in hexadecimal.
+        digest: BLAKE3 of its bytes, in hexadecimal.
         size: their number.
     """
 
@@ -150,7 +150,7 @@ def _name(number: int) -> str:
 
 
 def unpack(layout: str, pieces: list[bytes]) -> Flat:
-    """The arrays of a parcel; they must not be written to.
+    """The arrays of a parcel; they must not be written to, unless they are `fresh`, as those of several pieces are.
 
     Args:
         layout: of the parcel.
@@ -160,9 +160,9 @@ def unpack(layout: str, pieces: list[bytes]) -> Flat:
         WireError: the layout cannot be read, or does not multiply out to the bytes that came.
     """
     runs = read_layout(layout)
-    sizes = [run.size for run in runs]
+    sizes, fresh = [run.size for run in runs], len(pieces) > 1
     parts = torch.split_with_sizes(_payload(pieces, sum(sizes)), sizes)
-    return Flat(runs, [part.view(run.dtype) for run, part in zip(runs, parts, strict=True)])
+    return Flat(runs, [part.view(run.dtype) for run, part in zip(runs, parts, strict=True)], fresh)
 
 
 def unpack_checked(layout: str, pieces: list[bytes]) -> Flat:
@@ -203,8 +203,8 @@ def _tensor(piece: bytes) -> Tensor:
 
 
 def digest_of(pieces: Sequence[bytes]) -> str:
-    """BLAKE2b of the bytes, 32 bytes in hexadecimal; as strong as SHA-256, and twice as fast where that has no chip."""
-    digest = hashlib.blake2b(digest_size=32)
+    """BLAKE3 of the bytes, 32 bytes in hexadecimal; as strong as SHA-256, and ten times as fast."""
+    digest = blake3()
     for piece in pieces:
         digest.update(piece)
     return digest.hexdigest()
