@@ -1,5 +1,7 @@
 """What both ends of a stream agree on: a service of two calls, whose messages are plain bytes."""
 
+from ist_fed.wire import PIECE
+
 SERVICE = "ist_fed.Streams"
 
 DOWN = "Down"
@@ -13,8 +15,15 @@ just that, none is sent."""
 TICKET, AT = "ticket", "at"
 """Metadata of a call."""
 
-KEEPALIVE = [("grpc.keepalive_time_ms", 20_000), ("grpc.keepalive_timeout_ms", 20_000)]
-"""An end that has gone without a word is missed within forty seconds."""
+OPTIONS = [
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.max_receive_message_length", PIECE + (1 << 16)),
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", PIECE),
+]
+"""Of both ends. One that has gone without a word is missed within forty seconds, and no more than a piece is taken in
+before it is asked for: by itself gRPC would take as much as it thinks the network can carry, on a fast one everything."""
 
 
 def path(call: str) -> str:

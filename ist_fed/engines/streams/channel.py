@@ -9,13 +9,11 @@ from itertools import islice
 import grpc
 
 from ist_fed.engines.reasons import explain
-from ist_fed.engines.streams.calls import AT, DOWN, KEEPALIVE, TICKET, UP, path
+from ist_fed.engines.streams.calls import AT, DOWN, OPTIONS, TICKET, UP, path
 from ist_fed.errors import FleetError, FleetUnreachable
-from ist_fed.wire import PIECE
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 5.0  # after a failure
 _PATIENCE_S = 60.0  # with a port from which nothing has ever come
-_FRAME = 1 << 16  # bytes that gRPC may add to a piece
 _TELLING = 1 << 18  # bytes from which on the time of a transfer tells the speed of the link
 
 
@@ -32,8 +30,7 @@ class Channel:
 
     def __init__(self, address: str, ca: bytes | None) -> None:
         options = [
-            *KEEPALIVE,
-            ("grpc.max_receive_message_length", PIECE + _FRAME),
+            *OPTIONS,
             ("grpc.max_reconnect_backoff_ms", 5000),
         ]
         self.address, self.link = address, 0.0

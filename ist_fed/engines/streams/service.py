@@ -9,13 +9,12 @@ from pathlib import Path
 
 import grpc
 
-from ist_fed.engines.streams.calls import AT, DOWN, KEEPALIVE, SERVICE, TICKET, UP
+from ist_fed.engines.streams.calls import AT, DOWN, OPTIONS, SERVICE, TICKET, UP
 from ist_fed.errors import EngineError
 from ist_fed.wire import PIECE
 
 _AT_ONCE = 256  # streams; more wait their turn
 _LARGER = 4  # times what was sent may come back: masked numbers are of four bytes, where the network's may be of two
-_FRAME = 1 << 16  # bytes that gRPC may add to a piece
 
 
 @dataclass
@@ -43,8 +42,7 @@ class Service:
     def __init__(self, address: str, certificate: tuple[Path, Path] | None) -> None:
         self._held: dict[str, _Held] = {}
         options = [
-            *KEEPALIVE,
-            ("grpc.max_receive_message_length", PIECE + _FRAME),
+            *OPTIONS,
             ("grpc.so_reuseport", 0),  # else two processes may listen, and each gets half of the calls
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ]
