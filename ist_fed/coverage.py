@@ -34,12 +34,14 @@ class Coverage:
             if array.is_floating_point():
                 self._coordinates[_key(axes, name)] += array.numel()
         self._grids = {key: torch.zeros([sizes[axis] for axis in key], dtype=torch.bool) for key in self._coordinates}
+        self._whole = set[_Key]()  # of which nothing is left to mark
         self.trained = untrained(sizes)
 
     def mark(self, units: Units) -> None:
         """Say that a subnet was trained and merged."""
         held = {axis: index.numpy() for axis, index in units.items()}
-        for key, grid in self._grids.items():
+        for key in self._grids.keys() - self._whole:
+            grid = self._grids[key]
             sizes = zip(key, grid.shape, strict=True)
             along = [held[axis] if axis in held else np.arange(size) for axis, size in sizes]
             grid.numpy()[np.ix_(*along)] = True  # whose calls cost less than torch's
@@ -47,15 +49,24 @@ class Coverage:
 
     def fraction(self) -> float:
         """Share of the network's floating-point coordinates trained so far, from 0 to 1."""
-        covered = sum(
-            self._coordinates[key] * int(grid.count_nonzero()) / grid.numel() for key, grid in self._grids.items()
-        )
+        covered = sum(self._coordinates[key] * self._share(key) for key in self._grids)
         return covered / max(1, self._coordinates.total())
+
+    def _share(self, key: _Key) -> float:
+        """Of one grid; of one that is marked all over, no more than a single mark is kept."""
+        grid = self._grids[key]
+        if key in self._whole:
+            return 1.0
+        marked = int(grid.count_nonzero())
+        if marked == grid.numel():
+            self._whole.add(key)
+            self._grids[key] = torch.ones((), dtype=torch.bool).expand(grid.shape)
+        return marked / grid.numel()
 
     def state(self) -> dict[str, Tensor]:
         """The marks and counts as tensors, for a checkpoint."""
         counts = {_TRAINED + axis: counts for axis, counts in self.trained.items()}
-        return {"/".join(key): grid for key, grid in self._grids.items()} | counts
+        return {"/".join(key): grid.contiguous() for key, grid in self._grids.items()} | counts
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take the marks and counts of a checkpoint; one of before units were counted has none, and they stay as is.
@@ -68,8 +79,11 @@ class Coverage:
             own = {name: grid for name, grid in own.items() if not name.startswith(_TRAINED)}
         if {name: grid.shape for name, grid in own.items()} != {name: marks.shape for name, marks in state.items()}:
             raise AxesError("the marks of a checkpoint must be this network's; their axes or sizes differ")
-        for name, grid in own.items():
-            grid.copy_(state[name])
+        self._whole.clear()
+        self._grids = {key: state["/".join(key)].to(torch.bool, copy=True) for key in self._grids}
+        for axis, counts in self.trained.items():
+            if _TRAINED + axis in own:
+                counts.copy_(state[_TRAINED + axis])
 
 
 def untrained(sizes: Mapping[str, int]) -> dict[str, Tensor]:

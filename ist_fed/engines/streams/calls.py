@@ -23,7 +23,7 @@ OPTIONS = [
     ("grpc.http2.lookahead_bytes", PIECE),
 ]
 """Of both ends. One that has gone without a word is missed within forty seconds, and no more than a piece is taken in
-before it is asked for: by itself gRPC would take as much as it thinks the network can carry, on a fast one everything."""
+before it is asked for: by itself gRPC takes as much as it thinks the network can carry, on a fast one everything."""
 
 
 def path(call: str) -> str:
