@@ -64,9 +64,11 @@ class Coverage:
         return marked / grid.numel()
 
     def state(self) -> dict[str, Tensor]:
-        """The marks and counts as tensors, for a checkpoint."""
-        counts = {_TRAINED + axis: counts for axis, counts in self.trained.items()}
-        return {"/".join(key): grid.contiguous() for key, grid in self._grids.items()} | counts
+        """The marks and counts as tensors, for a checkpoint; they are not changed afterwards."""
+        counts = {_TRAINED + axis: counts.clone() for axis, counts in self.trained.items()}
+        return {
+            "/".join(key): grid if key in self._whole else grid.clone() for key, grid in self._grids.items()
+        } | counts
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take the marks and counts of a checkpoint; one of before units were counted has none, and they stay as is.
@@ -74,7 +76,8 @@ class Coverage:
         Raises:
             AxesError: they are another network's.
         """
-        own = self.state()
+        own = {"/".join(key): grid for key, grid in self._grids.items()}
+        own |= {_TRAINED + axis: counts for axis, counts in self.trained.items()}
         if not any(name.startswith(_TRAINED) for name in state):
             own = {name: grid for name, grid in own.items() if not name.startswith(_TRAINED)}
         if {name: grid.shape for name, grid in own.items()} != {name: marks.shape for name, marks in state.items()}:

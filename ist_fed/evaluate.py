@@ -40,7 +40,7 @@ def network(
 def hollow(task: Task, sizes: Mapping[str, int], device: torch.device) -> nn.Module:
     """The task's network at these sizes, to be filled by `load_arrays(…, share=True)`: parameters take no memory."""
     with seeded(0):  # as of `network`
-        model = task.build(**sizes).to(device)
+        model = build_undrawn(task.build, sizes).to(device)
     for parameter in model.parameters():
         parameter.data = parameter.new_empty(()).expand(parameter.shape)
     return model

@@ -60,7 +60,7 @@ class Recorder:
         due = last or report.round % record.evaluate_every == 0
         result = evaluate(self._served(report.arrays), self._task, self._task.test_data()) if due else {}
         evaluated = time.perf_counter()
-        coverage = {name: marks.clone() for name, marks in self._strategy.coverage.state().items()}
+        coverage = self._strategy.coverage.state()
         server, travelling = self._strategy.server.state(), self._strategy.travelling.state()
         state = Checkpoint(report.round, report.arrays, coverage, server, report.loans, travelling)
         save = last or report.round - self.saved >= record.checkpoint_every
