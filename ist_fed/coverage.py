@@ -1,7 +1,7 @@
 """Which coordinates of the wide network have been trained at least once, and how often each unit."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -33,7 +33,8 @@ class Coverage:
         for name, array in arrays.items():
             if array.is_floating_point():
                 self._coordinates[_key(axes, name)] += array.numel()
-        self._grids = {key: torch.zeros([sizes[axis] for axis in key], dtype=torch.bool) for key in self._coordinates}
+        # A grid whose marks are all the same holds one of them, until there are others.
+        self._grids = {key: _all(False, [sizes[axis] for axis in key]) for key in self._coordinates}
         self._whole = set[_Key]()  # of which nothing is left to mark
         self.trained = untrained(sizes)
 
@@ -41,9 +42,12 @@ class Coverage:
         """Say that a subnet was trained and merged."""
         held = {axis: index.numpy() for axis, index in units.items()}
         for key in self._grids.keys() - self._whole:
-            grid = self._grids[key]
-            sizes = zip(key, grid.shape, strict=True)
+            sizes = zip(key, self._grids[key].shape, strict=True)
             along = [held[axis] if axis in held else np.arange(size) for axis, size in sizes]
+            if tuple(map(len, along)) == self._grids[key].shape:
+                self._fill(key)
+                continue
+            grid = self._grids[key] = self._grids[key].contiguous()
             grid.numpy()[np.ix_(*along)] = True  # whose calls cost less than torch's
         count_trained(self.trained, units)
 
@@ -52,22 +56,11 @@ class Coverage:
         covered = sum(self._coordinates[key] * self._share(key) for key in self._grids)
         return covered / max(1, self._coordinates.total())
 
-    def _share(self, key: _Key) -> float:
-        """Of one grid; of one that is marked all over, no more than a single mark is kept."""
-        grid = self._grids[key]
-        if key in self._whole:
-            return 1.0
-        marked = int(grid.count_nonzero())
-        if marked == grid.numel():
-            self._whole.add(key)
-            self._grids[key] = torch.ones((), dtype=torch.bool).expand(grid.shape)
-        return marked / grid.numel()
-
     def state(self) -> dict[str, Tensor]:
         """The marks and counts as tensors, for a checkpoint; they are not changed afterwards."""
         counts = {_TRAINED + axis: counts.clone() for axis, counts in self.trained.items()}
         return {
-            "/".join(key): grid if key in self._whole else grid.clone() for key, grid in self._grids.items()
+            "/".join(key): grid.clone() if grid.is_contiguous() else grid for key, grid in self._grids.items()
         } | counts
 
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -83,10 +76,24 @@ class Coverage:
         if {name: grid.shape for name, grid in own.items()} != {name: marks.shape for name, marks in state.items()}:
             raise AxesError("the marks of a checkpoint must be this network's; their axes or sizes differ")
         self._whole.clear()
-        self._grids = {key: state["/".join(key)].to(torch.bool, copy=True) for key in self._grids}
+        self._grids = {key: state["/".join(key)].bool().contiguous().clone() for key in self._grids}
         for axis, counts in self.trained.items():
             if _TRAINED + axis in own:
                 counts.copy_(state[_TRAINED + axis])
+
+    def _share(self, key: _Key) -> float:
+        """Of one grid."""
+        if key in self._whole:
+            return 1.0
+        grid = self._grids[key]
+        marked = int(grid.count_nonzero())
+        if marked == grid.numel():
+            self._fill(key)
+        return marked / grid.numel()
+
+    def _fill(self, key: _Key) -> None:
+        self._whole.add(key)
+        self._grids[key] = _all(True, self._grids[key].shape)
 
 
 def untrained(sizes: Mapping[str, int]) -> dict[str, Tensor]:
@@ -102,3 +109,7 @@ def count_trained(trained: Mapping[str, Tensor], units: Units) -> None:
 
 def _key(axes: Axes, name: str) -> _Key:
     return tuple(dim.axis for dim in axes[name] if dim.axis is not None)
+
+
+def _all(mark: bool, shape: Sequence[int]) -> Tensor:
+    return torch.tensor(mark).expand(list(shape))
