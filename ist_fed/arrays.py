@@ -95,9 +95,13 @@ def build_undrawn(build: Build, sizes: Mapping[str, int]) -> nn.Module:
 
     Where something may be drawn that is not part of the module's state, everything is.
     """
+    before = torch.get_rng_state()
     with _Undrawn():
         module = build(**sizes)
-    return build(**sizes) if any(map(_keeps_more, module.modules())) else module
+    if not any(map(_keeps_more, module.modules())):
+        return module
+    torch.set_rng_state(before)
+    return build(**sizes)
 
 
 class _Undrawn(TorchFunctionMode):

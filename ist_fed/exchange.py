@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -9,6 +10,15 @@ from flwr.serverapp import Grid
 from ist_fed.liveness import Liveness
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.01, 0.5  # between two questions for replies; Flower's own wait is three seconds
+
+
+@runtime_checkable
+class Waking(Protocol):
+    """A grid that knows of a reply before it can be pulled."""
+
+    def wait(self, seconds: float) -> bool:
+        """Rest for so long at most; whether that ended because a reply is on its way."""
+        ...
 
 
 class Exchange:
@@ -25,6 +35,7 @@ class Exchange:
         self._owing: dict[str, int] = {}
         self._pushed = False
         self._pause = _FIRST_PAUSE_S
+        self._sleep: Callable[[float], object] = grid.wait if isinstance(grid, Waking) else time.sleep
 
     @property
     def nodes(self) -> set[int]:
@@ -53,8 +64,8 @@ class Exchange:
             self._on_lost(node, reason)
             self.forget(node)
         self._pause = _FIRST_PAUSE_S if replies else min(_LONGEST_PAUSE_S, 1.5 * self._pause)
-        if self._owing and not replies:
-            time.sleep(self._pause)
+        if self._owing and not replies and self._sleep(self._pause):
+            self._pause = _FIRST_PAUSE_S
 
     def forget(self, node: int) -> None:
         """Wait no longer for a node."""

@@ -5,8 +5,9 @@ import torch
 from networks import NETWORKS, Network
 from torch import Tensor, nn
 
-from ist_fed.arrays import arrays_of, build_on_meta, load_arrays
+from ist_fed.arrays import arrays_of, build_on_meta, build_undrawn, load_arrays
 from ist_fed.errors import AxesError
+from ist_fed.seeds import seeded
 
 
 class Buffered(nn.Module):
@@ -96,3 +97,47 @@ def test_a_module_on_the_meta_device_has_shapes_and_no_memory() -> None:
     module = build_on_meta(nn.Linear, {"in_features": 1 << 30, "out_features": 1 << 30})
     assert arrays_of(module)["weight"].shape == (1 << 30, 1 << 30)
     assert arrays_of(module)["weight"].is_meta
+
+
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+def test_a_module_built_undrawn_is_the_same_once_its_state_is_there(network: Network) -> None:
+    torch.manual_seed(1)
+    drawn = network.build(**network.sizes)
+    torch.manual_seed(1)
+    undrawn = build_undrawn(network.build, network.sizes)
+    load_arrays(undrawn, arrays_of(drawn))
+    own, other = drawn.state_dict(), undrawn.state_dict()
+    assert own.keys() == other.keys()
+    assert all(torch.equal(own[name], other[name]) for name in own)
+    hidden = dict(drawn.named_buffers()).keys() - own.keys()
+    assert all(torch.equal(dict(drawn.named_buffers())[name], dict(undrawn.named_buffers())[name]) for name in hidden)
+
+
+def test_what_is_drawn_beside_the_state_is_drawn_as_ever() -> None:
+    class Projected(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+            self.register_buffer("projection", torch.randn(3), persistent=False)
+
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+            self.projection = torch.randn(3)
+
+    for build in (Projected, Plain):
+        with seeded(0):
+            drawn = build()
+        with seeded(0):
+            undrawn = build_undrawn(build, {})
+        assert torch.equal(drawn.projection, undrawn.projection)
+
+
+def test_undrawn_weights_cost_no_time_and_no_memory() -> None:
+    before = torch.get_rng_state()
+    module = build_undrawn(
+        nn.Linear, {"in_features": 1 << 20, "out_features": 1 << 12}
+    )  # 16 GiB, of which none is touched
+    assert module.weight.shape == (1 << 12, 1 << 20)
+    assert torch.equal(torch.get_rng_state(), before)

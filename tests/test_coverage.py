@@ -1,5 +1,7 @@
 """Coverage counts coordinates exactly: the same fraction as marking every one of them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from ist_fed.places import Units
 from ist_fed.rules import Disjoint, Full, Node
 from ist_fed.seeds import generator
 from ist_fed.subnet import Merge, extract
+from ist_fed.tensors import read, written
 
 
 def counted(arrays: dict[str, Tensor], axes: Axes, plan: list[Units]) -> float:
@@ -113,3 +116,24 @@ def test_marks_of_another_network_are_refused() -> None:
         with pytest.raises(AxesError, match="must be this network's"):
             coverage.load(state)
     assert coverage.fraction() == 0
+
+
+def test_marks_that_are_all_the_same_take_no_memory_and_are_saved_and_changed_like_others(tmp_path: Path) -> None:
+    axes, sizes = {"w": parse("a b")}, {"a": 200, "b": 300}
+    one, other = (Coverage({"w": torch.empty(200, 300)}, axes, sizes) for _ in range(2))
+    half = {"a": torch.arange(100), "b": torch.arange(300)}
+    rest = {"a": torch.arange(100, 200), "b": torch.arange(300)}
+    states = [one.state()]
+    for units in (half, rest):
+        one.mark(units)
+        one.fraction()
+        states.append(one.state())
+    assert [int(state["a/b"].sum()) for state in states] == [0, 30_000, 60_000]
+    assert [state["a/b"].untyped_storage().nbytes() for state in states] == [1, 60_000, 1]
+    for state, (share, marked) in zip(states, [(0, 0.5), (0.5, 0.5), (1, 1)], strict=True):
+        path = tmp_path / "marks"
+        path.write_bytes(b"".join(written(state)))
+        other.load(read(path))
+        assert other.fraction() == share
+        other.mark(half)
+        assert other.fraction() == marked

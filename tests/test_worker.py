@@ -21,6 +21,7 @@ from ist_fed.cost import cost
 from ist_fed.device import format_bytes
 from ist_fed.errors import TaskError, WireError
 from ist_fed.train import Training
+from ist_fed.wire import parcel
 from ist_fed.worker import Worker
 
 NARROW = {"hidden1": 6, "hidden2": 10}
@@ -62,6 +63,21 @@ def test_the_subnet_is_trained_as_by_the_plain_loop() -> None:
     assert tiny.same({name: reply.arrays[name] for name in arrays_of(model)}, arrays_of(model))
     assert reply.loss == pytest.approx(sum(losses) / 4, rel=1e-12)
     assert reply.seconds > 0
+
+
+def test_a_large_subnet_is_trained_where_it_came_and_a_small_one_is_not_written_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small, label = order()
+    pieces = {name: bytes(record["bytes"]) for name, record in small.content.items() if "bytes" in record}  # type: ignore[arg-type,call-overload,index]
+    as_ever = wire.open_reply(worker().train(small), round=3, nonce="n", label=label)
+    assert pieces == {name: record["bytes"] for name, record in order()[0].content.items() if "bytes" in record}  # type: ignore[operator,call-overload,index]
+    monkeypatch.setattr(parcel, "ENCLOSED", 100)
+    monkeypatch.setattr(parcel, "PIECE", 200)
+    large, label = order()
+    assert wire.open_order(order()[0]).arrays.fresh
+    assert not wire.open_order(small).arrays.fresh
+    assert tiny.same(wire.open_reply(worker().train(large), round=3, nonce="n", label=label).arrays, as_ever.arrays)
 
 
 def test_the_rate_of_the_order_counts_and_not_that_of_the_first_round() -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from flwr.app import Message
+from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 from torch import Tensor, nn
 from torch.nn import functional
@@ -205,7 +206,7 @@ def federate(
     rounds: int = 1,
     timeout: float = 3600,
     instead: Mapping[int, Callable[[Worker, Message], Message]] | None = None,
-    grid: type[InProcessGrid] = InProcessGrid,
+    grid: Callable[[int, Callable[[int], Handler]], Grid] = InProcessGrid,
     **options: object,
 ) -> Run:
     """Train the tiny task on `clients` clients in this process."""

@@ -10,10 +10,10 @@ import grpc
 
 from ist_fed.engines.reasons import explain
 from ist_fed.engines.streams.calls import AT, DOWN, OPTIONS, TICKET, UP, path
-from ist_fed.errors import FleetError, FleetUnreachable
+from ist_fed.errors import FleetUnreachable
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 5.0  # after a failure
-_PATIENCE_S = 60.0  # with a port from which nothing has ever come
+_PATIENCE_S = 60.0  # with failures, while nothing gets through; the server misses a client much sooner
 _TELLING = 1 << 18  # bytes from which on the time of a transfer tells the speed of the link
 
 
@@ -25,14 +25,11 @@ class Channel:
         ca: certificate of the authority that signed the server's, in PEM; None speaks without TLS.
 
     Attributes:
-        link: bytes a second of the last transfer that was large enough to tell; 0 before.
+        link: bytes a second of the last `fetch` that was large enough to tell; 0 before.
     """
 
     def __init__(self, address: str, ca: bytes | None) -> None:
-        options = [
-            *OPTIONS,
-            ("grpc.max_reconnect_backoff_ms", 5000),
-        ]
+        options = [*OPTIONS, ("grpc.max_reconnect_backoff_ms", 5000)]
         self.address, self.link = address, 0.0
         self._channel = (
             grpc.insecure_channel(address, options)
@@ -52,21 +49,18 @@ class Channel:
         Args:
             ticket: its name.
             count: how many they are.
-            seconds: to try for; with a port that has never answered, a minute at most.
+            seconds: to try for; a minute at most while nothing gets through.
 
         Raises:
             FleetUnreachable: they were not had in time.
             FleetRefused: the server knows of no such ticket, or is not the one of this federation.
         """
-        pieces, began = list[bytes](), time.perf_counter()
-        tries = _Tries(self.address, min(seconds, _PATIENCE_S))
+        pieces, tries, began = list[bytes](), _Tries(self.address, seconds), time.perf_counter()
         while len(pieces) < count:
             try:
-                for piece in self._down(_number(len(pieces)), timeout=seconds, metadata=[(TICKET, ticket)]):
-                    pieces.append(piece)
-                    tries.seconds = seconds
+                pieces += self._down(_number(len(pieces)), timeout=seconds, metadata=[(TICKET, ticket)])
             except grpc.RpcError as error:
-                tries.again(error)
+                tries.again(error, len(pieces))
         if (size := sum(map(len, pieces))) >= _TELLING:
             self.link = size / (time.perf_counter() - began)
         with suppress(grpc.RpcError):  # the server would keep them for somewhat longer, and that is all
@@ -79,7 +73,7 @@ class Channel:
         Args:
             ticket: its name.
             pieces: what to send.
-            seconds: to try for.
+            seconds: as of `fetch`.
 
         Raises:
             FleetError: as `fetch`.
@@ -91,7 +85,7 @@ class Channel:
                     there = self._send(ticket, (), 0, seconds)
                 there = self._send(ticket, pieces, there, seconds)
             except grpc.RpcError as error:
-                tries.again(error)
+                tries.again(error, there)
 
     def _send(self, ticket: str, pieces: Sequence[bytes], first: int, seconds: float) -> int:
         """Send pieces from one on; how many the server has then."""
@@ -103,23 +97,28 @@ class _Tries:
     """Decides whether to try once more, and waits until then."""
 
     def __init__(self, address: str, seconds: float) -> None:
-        self._address, self.seconds = address, seconds
-        self._began, self._wait = time.monotonic(), _FIRST_WAIT_S
-        self.failed = False
+        self._address, self._until = address, time.monotonic() + seconds
+        self._through, self._wait = 0, _FIRST_WAIT_S
+        self._failing: float | None = None  # since when nothing got through
 
-    def again(self, error: grpc.RpcError) -> None:
-        """Wait after a call that failed.
+    @property
+    def failed(self) -> bool:
+        """Whether a call did."""
+        return self._failing is not None
+
+    def again(self, error: grpc.RpcError, through: int) -> None:
+        """Wait after a call that failed, when so many pieces had got through.
 
         Raises:
             FleetError: trying again is of no use, or the time is up.
         """
-        reason: FleetError = explain(error, self._address)
-        taken_over = error.code() is grpc.StatusCode.ABORTED  # by another call of this client, which is broken
-        if not (taken_over or isinstance(reason, FleetUnreachable)):
+        reason, now = explain(error, self._address), time.monotonic()
+        if self._failing is None or through > self._through:
+            self._failing, self._through, self._wait = now, through, _FIRST_WAIT_S
+        taken_over = error.code() is grpc.StatusCode.ABORTED  # from a broken call of this very client
+        can_help = taken_over or isinstance(reason, FleetUnreachable)
+        if not can_help or now > min(self._until, self._failing + _PATIENCE_S):
             raise reason from error
-        if time.monotonic() > self._began + self.seconds:
-            raise reason from error
-        self.failed = True
         time.sleep(self._wait * random.uniform(0.8, 1.2))
         self._wait = min(2 * self._wait, _LONGEST_WAIT_S)
 

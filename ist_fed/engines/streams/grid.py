@@ -59,6 +59,12 @@ class StreamingGrid(Grid):
                 put_back(reply.content, came)
         return replies
 
+    def wait(self, seconds: float) -> bool:
+        """Rest for so long at most; whether that ended because a subnet came, whose reply follows."""
+        woken = self._service.came.wait(seconds)
+        self._service.came.clear()
+        return woken
+
     def _give(self, message: Message) -> _Given | None:
         pieces, meta = lift(message.content), message.metadata
         if not pieces:

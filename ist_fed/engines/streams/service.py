@@ -35,12 +35,17 @@ class Service:
         address: `host:port` on which it listens.
         certificate: with which it shows who it is, in PEM, and its private key; None speaks without TLS.
 
+    Attributes:
+        port: on which it listens.
+        came: set when somebody has sent what there was to send; to be cleared by whoever waits for it.
+
     Raises:
         EngineError: it cannot listen there.
     """
 
     def __init__(self, address: str, certificate: tuple[Path, Path] | None) -> None:
         self._held: dict[str, _Held] = {}
+        self.came = threading.Event()
         options = [
             *OPTIONS,
             ("grpc.so_reuseport", 0),  # else two processes may listen, and each gets half of the calls
@@ -112,6 +117,7 @@ class Service:
                 if held.room < 0:
                     context.abort(grpc.StatusCode.OUT_OF_RANGE, "more bytes come than can be a trained subnet")
                 held.up.append(piece)
+        self.came.set()
         return str(len(held.up)).encode()
 
     def _of(self, context: grpc.ServicerContext) -> _Held:
