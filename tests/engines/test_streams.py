@@ -70,6 +70,12 @@ def test_what_is_offered_is_fetched_and_what_is_sent_is_taken_once(service: Serv
             link.send(ticket, back, 10)
 
 
+@pytest.mark.parametrize("promised", [len(PIECES) - 1, len(PIECES) + 1])
+def test_more_or_fewer_pieces_than_promised_are_refused(service: Service, promised: int) -> None:
+    with connected(service.port) as link, pytest.raises(FleetRefused, match=f"{promised} pieces of a subnet were prom"):
+        link.fetch(service.offer(PIECES), promised, 10)
+
+
 def test_bytes_that_were_fetched_are_let_go(service: Service) -> None:
     ticket = service.offer(PIECES)
     with connected(service.port) as link:

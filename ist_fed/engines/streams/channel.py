@@ -10,7 +10,7 @@ import grpc
 
 from ist_fed.engines.reasons import explain
 from ist_fed.engines.streams.calls import AT, DOWN, OPTIONS, TICKET, UP, path
-from ist_fed.errors import FleetUnreachable
+from ist_fed.errors import FleetRefused, FleetUnreachable
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 5.0  # after a failure
 _PATIENCE_S = 60.0  # with failures, while nothing gets through; the server misses a client much sooner
@@ -53,12 +53,14 @@ class Channel:
 
         Raises:
             FleetUnreachable: they were not had in time.
-            FleetRefused: the server knows of no such ticket, or is not the one of this federation.
+            FleetRefused: the server knows of no such ticket, has other pieces, or is not the one of this federation.
         """
         pieces, tries, began = list[bytes](), _Tries(self.address, seconds), time.perf_counter()
         while len(pieces) < count:
             try:
                 pieces += self._down(_number(len(pieces)), timeout=seconds, metadata=[(TICKET, ticket)])
+                if len(pieces) != count:
+                    raise FleetRefused(f"{count} pieces of a subnet were promised, but the server gave {len(pieces)}")
             except grpc.RpcError as error:
                 tries.again(error, len(pieces))
         if (size := sum(map(len, pieces))) >= _TELLING:
