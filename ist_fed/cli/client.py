@@ -83,13 +83,13 @@ def start(
     _log()
     opened = open_kit(kit, fingerprint) if kit is not None else None
     config = _config(opened, data, partition, allow_task or [])
-    config |= {"kit": str(kit.absolute())} if kit is not None else {"server": _loopback(server)}
     config |= {key: value for key, value in (("device", device), ("amp", amp), ("memory", memory)) if value}
     if signer is not None:
         config |= _secret(signer, revoked, min_cohort, supernode) | _allowed(secure_epsilon, secure_delta)
     elif secure_epsilon is not None or revoked is not None:
         which = "--revoked" if secure_epsilon is None else "--secure-epsilon"
         raise EngineError(f"{which} is for secure rounds; say with --signer who this client is in them")
+    config |= {"kit": str(kit.absolute())} if kit is not None else {"server": _loopback(server)}
     folder = kit.parent if kit is not None else Path.cwd()
     config["folder"] = str(folder.absolute())
     if example_epsilon is not None:
