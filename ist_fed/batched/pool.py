@@ -14,7 +14,8 @@ from ist_fed.tasks.task import Batch
 
 
 class Pool:
-    """Grows as clients are first asked for.
+    """Grows as clients are first asked for. Tensors that lie one behind another already, or are not needed so, are not
+    copied.
 
     Args:
         device: where the examples live.
@@ -22,8 +23,8 @@ class Pool:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._parts: list[Batch] = []
-        self._whole: Batch | None = None
+        self._parts: dict[int, Batch] = {}  # of each client that has examples
+        self._joined: dict[int, Tensor] = {}  # inputs as 0 and targets as 1, all clients' together, once asked for
         self._starts: dict[int, int] = {}
         self._lengths: dict[int, int] = {}
         self._size = 0
@@ -48,7 +49,8 @@ class Pool:
         self._starts[client], self._lengths[client] = self._size, examples
         if examples:
             self._kind = kind
-            self._parts.append((part[0], part[1]))
+            self._parts[client] = (part[0], part[1])
+            self._joined.clear()
             self._size += examples
 
     def __contains__(self, client: int) -> bool:
@@ -73,15 +75,14 @@ class Pool:
 
     def batch(self, order: Tensor) -> Batch:
         """The examples of one step: clients × examples × …"""
-        inputs, targets = (part.index_select(0, order.flatten()) for part in self._examples())
+        inputs, targets = (self._all(which).index_select(0, order.flatten()) for which in (0, 1))
         return inputs.view(*order.shape, *inputs.shape[1:]), targets.view(*order.shape, *targets.shape[1:])
 
     def in_data(self, clients: Sequence[int], orders: Tensor) -> Examples:
         """The examples of clients, their products, and the same orders numbered within each client."""
-        inputs = self._examples()[0].flatten(1)
-        rows = [inputs[self._starts[client] : self._starts[client] + self._lengths[client]] for client in clients]
+        rows = [self._parts[client][0].flatten(1) for client in clients]
         most = max(len(of_one) for of_one in rows)
-        products = inputs.new_zeros(len(clients), most, most)
+        products = rows[0].new_zeros(len(clients), most, most)
         for client, of_one, product in zip(clients, rows, products, strict=True):
             if client not in self._products:
                 self._products[client] = of_one @ of_one.mT
@@ -92,18 +93,34 @@ class Pool:
 
     def batch_in_data(self, order: Tensor) -> Batch:
         """As `batch`, but for the inputs, of which there is only the shape."""
-        inputs, targets = self._examples()
+        inputs, targets = next(iter(self._parts.values()))[0], self._all(1)
         shape = inputs.new_zeros(1).expand(*order.shape, *inputs.shape[1:])
         return shape, targets.index_select(0, order.flatten()).view(*order.shape, *targets.shape[1:])
 
     def one(self, client: int, size: int) -> Batch:
         """A client's first examples."""
-        whole, start = self._examples(), self._starts[client]
-        return whole[0][start : start + size], whole[1][start : start + size]
+        inputs, targets = self._parts[client]
+        return inputs[:size], targets[:size]
 
-    def _examples(self) -> Batch:
-        if self._parts or self._whole is None:
-            parts = ([self._whole] if self._whole else []) + self._parts
-            self._whole = (torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
-            self._parts = []
-        return self._whole
+    def _all(self, which: int) -> Tensor:
+        """The inputs or the targets of all clients, one client's behind another's."""
+        if which not in self._joined:
+            whole = self._joined[which] = _side_by_side([part[which] for part in self._parts.values()])
+            for client, part in self._parts.items():  # of which no copy is kept
+                own = whole[self._starts[client] : self._starts[client] + self._lengths[client]]
+                self._parts[client] = (own, part[1]) if which == 0 else (part[0], own)
+        return self._joined[which]
+
+
+def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors as one; not copied if that is how they lie."""
+    first, end = parts[0], parts[0].data_ptr()
+    for part in parts:
+        if not part.is_contiguous() or part.data_ptr() != end or _storage(part) != _storage(first):
+            return torch.cat(list(parts))
+        end += part.nbytes
+    return first.as_strided((sum(map(len, parts)), *first.shape[1:]), first.stride())
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
