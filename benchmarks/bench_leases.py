@@ -26,6 +26,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from bench_core import RESULTS, machine
 from stage import Kept
@@ -43,7 +44,7 @@ from ist_fed.train import Training
 from ist_fed.worker import Worker
 
 CLIENTS, SIZES, STEPS, ROUNDS, TARGET = 8, {"hidden1": 1024, "hidden2": 1024}, 10, 60, 0.97
-SEEDS, MORE_SEEDS, TUNING_SEEDS = (1, 2, 3, 4, 5), tuple(range(6, 21)), (101, 102, 103, 104)
+SEEDS, MORE_SEEDS, TUNING_SEEDS = (1, 2, 3, 4, 5), tuple(range(6, 51)), tuple(range(101, 125))
 LADDER, START = (0.03, 0.1, 0.3, 1.0), (0.1, 0.3)
 PLAIN = {"flops": 1e9, "step_seconds": 1e-3, "down": 1e8, "up": 1e8, "latency": 1e-3}
 SLOW = Tier(share=1, flops=1e8, step_seconds=1e-2)
@@ -217,25 +218,34 @@ def fill(bench: Bench) -> None:
 
 
 FOUND = (
-    "What made the difference was found on seeds 101 to 108. Leases that drew units anew each time learnt more slowly "
-    "per lease than rounds: what a client had learnt was torn apart before anyone else had trained it, and accuracy "
-    "crept through 97 % with the noise of single evaluations (0.87 to 5.14 s over five seeds where speeds are spread, "
-    "1.33 times sooner than rounds of 8). The default was then changed to keep units together while clients move on. "
-    "Rounds gain by the same (`keep` of the rule `disjoint`), so they stand here with it as well."
+    "What made the difference was found on seeds that are not reported, 101 to 140. Leases that drew units anew each "
+    "time learnt more slowly per lease than rounds: what a client had learnt was torn apart before anyone else had "
+    "trained it. The default was then changed to keep units together while clients move on. Rounds gain by the same "
+    "(`keep` of the rule `disjoint`), so they stand here with it as well. Even so, equally fast clients borrowed in "
+    "the order of their numbers, and subnets went from each to the same next one in every run, where rounds draw who "
+    "follows whom. For this deal of the images that is a bad order: after four equal rounds leases were right on 96.33 "
+    "% of the test images with it and on 96.74 % with one that is drawn; and rounds of 9, made to follow it, on 96.53 "
+    "instead of 96.87 % (means of 40 seeds, learning rate 0.1). The order is now drawn."
 )
 TRIED = (
-    "Of no use, on those seeds: half of every change merged (slower, at three times the rate too); sizes in proportion "
-    "to a client's speed, or to the root of it; units drawn for pairs that had met least, or that were trained least; "
-    "not the units that a client has just had; an eighth or half of the units free; rescaling, which at these rates "
-    "did no good or diverged; weight decay; momentum that travels (but rounds of 8 drawn anew gained by it: 2.67 s "
-    "instead of 3.85 where speeds are spread). An earlier state of this benchmark had 512 units a layer, and rounds of "
-    "8 took 4.07, 1.05 and 0.22 times as long as leases drawn anew (one straggler, spread, equal)."
+    "Of no use, on seeds 101 to 108: half of every change merged (slower, at three times the rate "
+    "too); sizes in proportion to a client's speed, or to the root of it; units drawn for pairs that had met least, or "
+    "that were trained least; not the units that a client has just had; an eighth or half of the units free; "
+    "rescaling, which at these rates did no good or diverged; weight decay; momentum that travels (but rounds of 8 "
+    "drawn anew gained by it: 2.67 s instead of 3.85 where speeds are spread). Since, with units kept and the order "
+    "drawn: a sixteenth, a ninth, a fifth, 0.35 or half of the units free; units kept for 32 leases; units that a "
+    "client had not had yet, or that were trained least, lent first, also the least trained to the fast and the most "
+    "trained to the slow. Nor did kept rounds gain by 6, 9 or 10 subnets. An earlier state of this benchmark had 512 "
+    "units a layer, and rounds of 8 took 4.07, 1.05 and 0.22 times as long as leases drawn anew (one straggler, "
+    "spread, equal)."
 )
 PICTURE = "![test accuracy over virtual time](images/leases.png)"
 NOTE = (
-    "Median and range over five seeds; a ratio is of medians, and how many times sooner leases are there. The target "
-    "was set for rounds drawn anew; kept rounds are held against it as well. Times mean something relative to each "
-    "other only: what a step takes is assumed, not measured."
+    "Median and range; a ratio is of medians, and how many times sooner leases are there; in brackets, between which "
+    "two it lies for 19 of 20 draws of as many seeds out of these (bootstrap): five seeds leave much open. The target "
+    "was set for rounds drawn anew; kept rounds are held against it as well. Learning rates are chosen on seeds 101 to "
+    "124: the first 8 of them put 0.3 before 0.1 for leases among equals by 0.32 to 0.33 s, and all of them 0.1. Times "
+    "mean something relative to each other only: what a step takes is assumed, not measured."
 )
 
 
@@ -255,7 +265,14 @@ def row(network: str, method: str, lr: float, found: Mapping[str, list[float]]) 
     ratio, target = middle / ours, TARGETS[network]
     verdict = "" if method not in (ROUNDS_OF_8, KEPT) else f"≥ {target:.2g} ×: {'met' if ratio >= target else 'MISSED'}"
     said = f"{middle:.3g} ({min(times):.3g} to {max(times):.3g})"
-    return [network, method, f"{lr:g}", said, "" if method == LEASES else f"{ratio:.2f} ×", verdict]
+    over = f"{ratio:.2f} × ({' to '.join(f'{end:.2f}' for end in likely(times, found[LEASES]))})"
+    return [network, method, f"{lr:g}", said, "" if method == LEASES else over, verdict]
+
+
+def likely(times: Sequence[float], ours: Sequence[float]) -> np.ndarray:
+    """Between which two the ratio of medians lies for 19 of 20 draws of as many seeds out of these."""
+    drawn = np.random.default_rng(0).integers(len(times), size=(10_000, len(times)))
+    return np.quantile(np.median(np.take(times, drawn), 1) / np.median(np.take(ours, drawn), 1), [0.025, 0.975])
 
 
 COLOURS = {LEASES: "tab:blue", ANEW: "tab:cyan", ROUNDS_OF_8: "tab:orange", KEPT: "tab:red"}

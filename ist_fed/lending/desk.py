@@ -12,7 +12,8 @@ from ist_fed.lending.courier import Courier
 from ist_fed.lending.lender import Lender, lender_of
 from ist_fed.round import Client, RoundReport
 from ist_fed.rules import Grant, Leases, Node
-from ist_fed.rules.lease import average_of_one, stream
+from ist_fed.rules.lease import first_come, stream
+from ist_fed.rules.plan import average_of_one
 
 _LOOK_S = 1.0  # between two looks at who is connected
 
@@ -60,9 +61,9 @@ class _Desk:
         nodes = [Node(client.node, client.capacity, client.limit) for client in clients]
         self._nodes = {node.id: node for node in average_of_one(nodes)}
         self.lender.total = sum(client.weight for client in clients) or 1.0
-        here = [node for node in self._waiting if node in self._clients]
-        new = [node for node in self._clients if node not in self._ledger.held and node not in here]
-        self._waiting = deque(here + new)
+        here = [node for node in self._waiting if node in self._nodes]
+        new = [node for node in nodes if node.id not in self._ledger.held and node.id not in here]
+        self._waiting = deque([*here, *(node.id for node in first_come(new, self._seed))])
         self._looked = time.monotonic()
 
     def serve(self) -> None:

@@ -12,7 +12,8 @@ from typing import Literal
 from ist_fed.network import Asked, Trip, Virtual
 from ist_fed.round import Client
 from ist_fed.rules import Grant, Lease, Leases, Node
-from ist_fed.rules.lease import average_of_one, stream
+from ist_fed.rules.lease import first_come, stream
+from ist_fed.rules.plan import average_of_one
 
 Fate = Literal["granted", "returned", "failed", "expired"]
 
@@ -64,7 +65,7 @@ class Schedule:
         self._clients = {client.node: client for client in clients}
         self._sizes, self._virtual, self._seed, self._asked = sizes, virtual, seed, asked
         self._turns = dict.fromkeys(self._clients, 0)
-        self._waiting = deque(self._clients)
+        self._waiting = deque(node.id for node in first_come(nodes, seed))
         self._traffic = virtual.traffic()
         self._ledger = Leases(rule=rule, sizes=sizes)
         self._failing: set[int] = set()

@@ -16,7 +16,7 @@ import torch
 
 from ist_fed.errors import RuleError
 from ist_fed.places import Units
-from ist_fed.rules.plan import Node, Plan, check_nodes
+from ist_fed.rules.plan import Node, Plan, average_of_one, check_nodes
 from ist_fed.rules.shares import is_a_block
 from ist_fed.seeds import generator
 
@@ -95,8 +95,13 @@ class Lease:
 
 
 def first_loans(rule: Lease, nodes: Sequence[Node], sizes: Mapping[str, int], seed: int) -> Plan:
-    """What a run with this seed lends out first, if all these nodes are there, in this order."""
-    return _lent(rule, nodes, sizes, lambda number: stream(seed, number))
+    """What a run with this seed lends out first, if all these nodes are there."""
+    return _lent(rule, first_come(nodes, seed), sizes, lambda number: stream(seed, number))
+
+
+def first_come(nodes: Sequence[Node], seed: int) -> list[Node]:
+    """The order in which nodes that come at once borrow: drawn, as rounds draw who trains a subnet after whom."""
+    return [nodes[i] for i in stream(seed, 0).permutation(len(nodes))]
 
 
 def stream(seed: int, number: int) -> np.random.Generator:
@@ -113,12 +118,6 @@ def _lent(
         ledger, grant = ledger.grant(node, 0.0, rng(ledger.granted + 1))
         grants += [grant] if grant else []
     return Plan(subnets=tuple(grant.units for grant in grants), cohorts=tuple((grant.node,) for grant in grants))
-
-
-def average_of_one(nodes: Sequence[Node]) -> list[Node]:
-    """The same with capacities relative to their average."""
-    average = sum(node.capacity for node in nodes) / max(1, len(nodes))
-    return [replace(node, capacity=node.capacity / average) for node in nodes]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,7 +1,7 @@
 """A rule's answer for one round: who holds which units."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -26,6 +26,12 @@ class Node:
     id: int
     capacity: float = 1.0
     limit: float = 1.0
+
+
+def average_of_one(nodes: Sequence[Node]) -> list[Node]:
+    """The same with capacities relative to their average."""
+    average = sum(node.capacity for node in nodes) / max(1, len(nodes))
+    return [replace(node, capacity=node.capacity / average) for node in nodes]
 
 
 @dataclass(frozen=True)

@@ -91,12 +91,16 @@ def test_nobody_waits_for_a_straggler() -> None:
     assert sorted(ended.values()) == [1, 10, 10, 10, 10, 10, 10, 11]
 
 
-def test_equal_clients_come_back_together_as_in_rounds() -> None:
-    made = schedule(Network(step_seconds=2.0))
-    for round in range(1, 4):
-        ended = [event for event in made.round() if event.fate == "returned"]
-        assert [event.client.number for event in ended] == list(range(8))
-        assert made.now == 2.0 * round
+def test_equal_clients_come_back_together_as_in_rounds_in_an_order_that_is_drawn() -> None:
+    orders = set()
+    for seed in range(4):
+        made = schedule(Network(step_seconds=2.0), seed=seed)
+        for round in range(1, 4):
+            ended = [event.client.number for event in made.round() if event.fate == "returned"]
+            assert sorted(ended) == list(range(8))
+            assert made.now == 2.0 * round
+            orders.add((seed, *ended))
+    assert len(orders) == len({order[1:] for order in orders}) == 4  # one for each seed
 
 
 def test_more_clients_than_groups_take_turns() -> None:
