@@ -13,6 +13,7 @@ memory of a process, less that of the same process in the same deployment with a
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -155,7 +156,7 @@ def _round_trip(channel: grpc.Channel) -> float:
 
 def serve_stream(port: int, certificate: Path, key: Path, size: int) -> None:
     """The other process."""
-    whole = bytes(size)
+    whole = os.urandom(size)  # zeros would all lie in one page of memory
     pieces = [whole[start : start + PIECE] for start in range(0, size, PIECE)]
 
     def down(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:

@@ -422,6 +422,30 @@ def test_a_server_does_not_wait_out_its_pause_when_a_subnet_came(service: Servic
     assert not grid.wait(0.01)
 
 
+def test_a_server_asks_seldom_while_no_reply_can_be_there(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent(InProcessGrid):
+        def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+            return []
+
+    grid, waits = StreamingGrid(Silent(2, tiny.handlers(tiny.Tiny(), 2)), service), list[float]()
+    monkeypatch.setattr(service.came, "wait", waits.append)
+    large, small = (
+        Message(RecordDict(dict(records)), node, MessageType.TRAIN, group_id="1", ttl=60.0)
+        for node, records in enumerate((parcel.records_of([b"1"]), {}))
+    )
+    (with_ticket,) = grid.push_messages([large])
+    (without,) = grid.push_messages([small])
+    for waited in ({with_ticket}, {with_ticket, without}, {without}):
+        grid.pull_messages(waited)
+        grid.wait(0.01)
+    assert waits == [0.5, 0.01, 0.01]
+    with connected(service.port) as link:
+        link.send(grid._given[with_ticket].name, [b"2"], 10)
+    grid.pull_messages({with_ticket})
+    grid.wait(0.01)
+    assert waits[3:] == [0.01]
+
+
 # --- Where ------------------------------------------------------------------------------------------------------------
 
 

@@ -20,10 +20,10 @@ OPTIONS = [
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.max_receive_message_length", PIECE + (1 << 16)),
     ("grpc.http2.bdp_probe", 0),
-    ("grpc.http2.lookahead_bytes", PIECE),
+    ("grpc.http2.lookahead_bytes", 2 * PIECE),
 ]
-"""Of both ends. One that has gone without a word is missed within forty seconds, and no more than a piece is taken in
-before it is asked for: by itself gRPC takes as much as it thinks the network can carry, on a fast one everything."""
+"""Of both ends. One that has gone without a word is missed within forty seconds, and no more than two pieces are taken
+in before they are asked for: by itself gRPC takes what it thinks the network can carry, on a fast one everything."""
 
 
 def path(call: str) -> str:

@@ -16,6 +16,8 @@ from ist_fed.engines.streams.service import Service
 from ist_fed.liveness import Describing
 from ist_fed.wire import Ticket, leave, lift, put_back
 
+_BUSY_S = 0.5  # between two looks for clients that refuse, or have gone
+
 
 @dataclass(frozen=True)
 class _Given:
@@ -37,6 +39,7 @@ class StreamingGrid(Grid):
     def __init__(self, grid: Grid, service: Service) -> None:
         self._grid, self._service = grid, service
         self._given: dict[str, _Given] = {}  # message → its ticket
+        self._waited = set[str]()  # messages whose replies were asked for last, and are not there
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Send messages, without what they hold of large subnets; what the same nodes were sent before is let go."""
@@ -51,8 +54,10 @@ class StreamingGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """The replies that are there, whole."""
-        replies = list(self._grid.pull_messages(message_ids))
+        self._waited = set(message_ids)
+        replies = list(self._grid.pull_messages(self._waited))
         for reply in replies:
+            self._waited.discard(reply.metadata.reply_to_message_id)
             ticket = self._given.pop(reply.metadata.reply_to_message_id, None)
             came = self._service.take(ticket.name) if ticket else []
             if reply.has_content():
@@ -60,8 +65,11 @@ class StreamingGrid(Grid):
         return replies
 
     def wait(self, seconds: float) -> bool:
-        """Rest for so long at most; whether that ended because a subnet came, whose reply follows."""
-        woken = self._service.came.wait(seconds)
+        """Rest for so long; less once a subnet came, whose reply follows, and longer while none can: clients are busy
+        with theirs, and each question whether one has answered would cost the SuperLink tens of milliseconds."""
+        given = [self._given[name] for name in self._waited if name in self._given]
+        busy = len(given) == len(self._waited) and not any(self._service.has_all(ticket.name) for ticket in given)
+        woken = self._service.came.wait(max(seconds, _BUSY_S) if busy else seconds)
         self._service.came.clear()
         return woken
 

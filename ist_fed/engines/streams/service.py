@@ -24,6 +24,7 @@ class _Held:
     down: Sequence[bytes]
     room: int  # bytes that may still come
     up: list[bytes] = field(default_factory=list)
+    whole: bool = False  # a call that sent some has ended
     turn: int = 0  # number of the call that may add to `up`: the newest, for an older one is of a broken connection
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -78,6 +79,10 @@ class Service:
         self._held[name] = _Held(pieces, room=_LARGER * sum(map(len, pieces)) + PIECE)
         return name
 
+    def has_all(self, name: str) -> bool:
+        """Whether everything that is to come for a ticket is there."""
+        return name in self._held and self._held[name].whole
+
     def take(self, name: str) -> list[bytes]:
         """What has come for a ticket, which is then worth nothing any more."""
         held = self._held.pop(name, None)
@@ -117,7 +122,9 @@ class Service:
                 if held.room < 0:
                     context.abort(grpc.StatusCode.OUT_OF_RANGE, "more bytes come than can be a trained subnet")
                 held.up.append(piece)
-        self.came.set()
+        if held.up:
+            held.whole = True
+            self.came.set()
         return str(len(held.up)).encode()
 
     def _of(self, context: grpc.ServicerContext) -> _Held:
