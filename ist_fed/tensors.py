@@ -21,6 +21,7 @@ _NAMES = {
 """In the order in which the library lays them out: the widest first, so that all are aligned."""
 
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
+_AT_ONCE = 1 << 20  # bytes
 _ALIGNED = 8  # bytes; what the header's length is a multiple of
 
 
@@ -43,7 +44,7 @@ def written(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     text += b" " * (-len(text) % _ALIGNED)
     yield len(text).to_bytes(8, "little") + text
     for name in order:
-        yield _bytes_of(tensors[name].detach().cpu().contiguous())
+        yield from map(_bytes_of, _laid_out(tensors[name].detach().cpu()))
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -63,6 +64,16 @@ def read(path: Path) -> dict[str, Tensor]:
             if file.readinto(room) != len(room):
                 raise ValueError(f"'{path}' ends within '{name}'")
     return tensors
+
+
+def _laid_out(tensor: Tensor) -> Iterator[Tensor]:
+    """A tensor as contiguous ones, behind one another; one that is not contiguous is copied a few rows at a time."""
+    if tensor.is_contiguous():
+        yield tensor
+        return
+    rows = max(1, _AT_ONCE * len(tensor) // max(1, tensor.nbytes))
+    for start in range(0, len(tensor), rows):
+        yield tensor[start : start + rows].contiguous()
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:

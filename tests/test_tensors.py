@@ -53,6 +53,14 @@ def test_a_transposed_tensor_is_written_as_its_values(tmp_path: Path) -> None:
     assert torch.equal(tensors.read(path)["w"], array)
 
 
+def test_a_tensor_that_is_not_contiguous_is_copied_a_few_rows_at_a_time(tmp_path: Path) -> None:
+    path, ones = tmp_path / "x.safetensors", torch.tensor(True).expand(3000, 2000)
+    pieces = list(tensors.written({"w": ones, "v": torch.rand(700, 900).T}))
+    assert max(map(len, pieces)) <= 1 << 20
+    path.write_bytes(b"".join(pieces))
+    assert tensors.read(path)["w"].all()
+
+
 def test_a_file_that_ends_early_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(b"".join(tensors.written(some()))[:-1])
