@@ -20,7 +20,7 @@ Fields = dict[str, ConfigRecordValues]
 Kind = TypeVar("Kind", ArrayRecord, ConfigRecord, MetricRecord)
 
 ORDER, REPLY, EXTRA, NODE, STEP, TICKET = "order", "reply", "config", "node", "step", "ticket"
-"""Names of the records in a message."""
+"""Names of the records in a message; a ticket is a field of one."""
 
 
 def content_of(message: Message) -> RecordDict:

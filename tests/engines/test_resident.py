@@ -16,7 +16,7 @@ from ist_fed.errors import FleetOver, FleetRefused, FleetUnknown, FleetUnreachab
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_POLL_S", "_IDLE_S", "_FIRST_WAIT_S", "_LONGEST_WAIT_S", "_ADMISSION_S"):
+    for name in ("_SOON_S", "_POLL_S", "_IDLE_S", "_FIRST_WAIT_S", "_LONGEST_WAIT_S", "_ADMISSION_S"):
         monkeypatch.setattr(resident, name, 0.001)
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 7
 

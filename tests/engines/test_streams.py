@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 import tiny
-from flwr.app import Context, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
 
 from ist_fed import rules, wire
 from ist_fed.engines.flower import free_port
@@ -284,7 +284,7 @@ class Watched(InProcessGrid):
         pushed = list(messages)
         for message in pushed:
             assert not any(name.startswith("subnet") for name in message.content)
-            self.tickets += "ticket" in message.content
+            self.tickets += wire.ticket_of(message.content) is not None
         return super().push_messages(pushed)
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
@@ -362,10 +362,14 @@ def test_a_node_that_was_not_told_who_its_server_is_says_so(service: Service) ->
 
 
 def test_a_ticket_that_makes_no_sense_is_an_error() -> None:
-    content = RecordDict()
-    wire.leave(content, wire.Ticket("a", 1 << 16, 2))
-    with pytest.raises(WireError, match="a ticket holds a name, a port and a number of pieces"):
-        wire.ticket_of(content)
+    content = RecordDict({"order": ConfigRecord()})
+    assert wire.ticket_of(content) is None
+    wire.leave(content, wire.Ticket("a", 9093, 2))
+    assert wire.ticket_of(content) == wire.Ticket("a", 9093, 2)
+    for said in ('["a", 65536, 2]', '["a", 1, -2]', '["a", 1]', "[1, 1, 1]", "{", "[" * 100_000, 7, b"x"):
+        content = RecordDict({"order": ConfigRecord({"ticket": said})})
+        with pytest.raises(WireError, match="a ticket holds a name, a port and a number of pieces"):
+            wire.ticket_of(content)
 
 
 @pytest.mark.usefixtures("small_pieces")
@@ -374,7 +378,7 @@ def test_what_lapsed_or_was_for_the_same_node_is_let_go(service: Service) -> Non
     grid = StreamingGrid(under, service)
 
     def order(node: int, ttl: float = 60.0) -> Message:
-        content = RecordDict(dict(parcel.records_of([b"1"])))
+        content = RecordDict({"order": ConfigRecord(), **parcel.records_of([b"1"])})
         return Message(content, node, MessageType.TRAIN, group_id="1", ttl=ttl)
 
     grid.push_messages([order(0), order(1), order(2, ttl=0.01)])
@@ -387,7 +391,7 @@ def test_what_lapsed_or_was_for_the_same_node_is_let_go(service: Service) -> Non
 
 def test_a_link_is_measured_by_what_was_fetched(service: Service) -> None:
     node = Node(Echo(), {"server": "127.0.0.1:1"})
-    order = Message(RecordDict(), 0, MessageType.TRAIN, group_id="1")
+    order = Message(RecordDict({"order": ConfigRecord()}), 0, MessageType.TRAIN, group_id="1")
     order.metadata.__dict__["_message_id"] = "1"
     wire.leave(order.content, wire.Ticket(service.offer(PIECES), service.port, len(PIECES)))
     reply = node.train(order)
@@ -430,7 +434,7 @@ def test_a_server_asks_seldom_while_no_reply_can_be_there(service: Service, monk
     grid, waits = StreamingGrid(Silent(2, tiny.handlers(tiny.Tiny(), 2)), service), list[float]()
     monkeypatch.setattr(service.came, "wait", waits.append)
     large, small = (
-        Message(RecordDict(dict(records)), node, MessageType.TRAIN, group_id="1", ttl=60.0)
+        Message(RecordDict({"order": ConfigRecord(), **records}), node, MessageType.TRAIN, group_id="1", ttl=60.0)
         for node, records in enumerate((parcel.records_of([b"1"]), {}))
     )
     (with_ticket,) = grid.push_messages([large])

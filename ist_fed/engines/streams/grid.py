@@ -11,6 +11,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run as FlowerRun
 
+from ist_fed.device import trim_memory
 from ist_fed.engines.streams.place import place
 from ist_fed.engines.streams.service import Service
 from ist_fed.liveness import Describing
@@ -60,6 +61,8 @@ class StreamingGrid(Grid):
             self._waited.discard(reply.metadata.reply_to_message_id)
             ticket = self._given.pop(reply.metadata.reply_to_message_id, None)
             came = self._service.take(ticket.name) if ticket else []
+            if came:
+                trim_memory()
             if reply.has_content():
                 put_back(reply.content, came)
         return replies

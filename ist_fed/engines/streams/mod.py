@@ -8,6 +8,7 @@ from pathlib import Path
 from flwr.app import Context, Message, MetricRecord
 from flwr.clientapp.typing import ClientAppCallable
 
+from ist_fed.device import trim_memory
 from ist_fed.engines.resident import LINK
 from ist_fed.engines.streams.channel import Channel
 from ist_fed.errors import FleetError, FleetRefused
@@ -35,6 +36,7 @@ def streamed(message: Message, context: Context, call_next: ClientAppCallable) -
 def _carried(ticket: Ticket, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     channel, seconds = _channel(*_server(context.node_config), ticket.port), message.metadata.ttl
     put_back(message.content, channel.fetch(ticket.name, ticket.pieces, seconds))
+    trim_memory()
     if channel.link:
         context.state[LINK] = MetricRecord({"bytes_per_second": channel.link})
     reply = call_next(message, context)
