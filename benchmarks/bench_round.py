@@ -7,8 +7,8 @@ Everything runs on loopback with TLS and node identities. *Seconds per round* is
 the server writes after each round, the first left out, with a local step that does next to nothing. *Round trip* of a
 subnet of 100 MB is the server's `extract` and `wait` (packing, sending, the client's work, receiving, checking,
 merging) less the client's local step, for one client, rule `full`; the bare stream sends the same bytes down and up
-in pieces of 4 MiB over gRPC and TLS between two processes, before, between and after three runs. *Memory* is the largest resident
-memory of a process, less that of the same process in the same deployment with a network of 8 units.
+in pieces of 4 MiB over gRPC and TLS between two processes, before, between and after three runs. *Memory* is the
+largest resident memory of a process, less that of the same process in the same deployment with a network of 8 units.
 """
 
 import argparse

@@ -17,7 +17,7 @@ from torch import Tensor
 from ist_fed import rules, wire
 from ist_fed.errors import WireError
 from ist_fed.subnet import extract
-from ist_fed.wire.parcel import PIECE
+from ist_fed.wire import PIECE
 from ist_fed.worker import Worker
 
 ROOT = Path(__file__).parents[1]

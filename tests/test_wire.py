@@ -22,7 +22,8 @@ from torch import Tensor
 from ist_fed import wire
 from ist_fed.errors import WireError
 from ist_fed.train import Training
-from ist_fed.wire.parcel import ENCLOSED, PIECE, take_pieces
+from ist_fed.wire.laid import PIECE, Laid
+from ist_fed.wire.parcel import ENCLOSED, take_pieces
 from ist_fed.wire.piece import Piece
 
 DTYPES = [
@@ -81,12 +82,24 @@ class TestPack:
 
     def test_unpacking_copies_nothing(self) -> None:
         parcel = wire.pack({"a": torch.zeros(1 << 20)})
+        pieces = parcel.pieces
         tracemalloc.start()
-        arrays = wire.unpack(parcel.layout, parcel.pieces)
+        arrays = wire.unpack(parcel.layout, pieces)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert arrays["a"].numel() == 1 << 20
         assert peak < 1 << 16
+
+    def test_packing_copies_nothing(self) -> None:
+        array = torch.zeros(1 << 20)
+        tracemalloc.start()
+        parcel = wire.pack({"a": array})
+        parcel.label()
+        records = parcel.beside("reply", {})
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 1 << 16
+        assert tiny.same(wire.unpack(parcel.layout, take_pieces(records, "reply")), {"a": array})
 
     def test_the_digest_is_of_the_bytes(self) -> None:
         parcel = wire.pack(NARROW)
@@ -107,7 +120,7 @@ class TestPack:
     @pytest.mark.parametrize("size", [0, 1, 127, 128, 1 << 14, PIECE])
     def test_a_piece_travels_as_flowers_own_record_would(self, size: int) -> None:
         content = bytes(range(256)) * (size // 256) + bytes(size % 256)
-        piece, plain = Piece(content), ConfigRecord({"bytes": content})
+        piece, plain = Piece(Laid([memoryview(content)]), 0), ConfigRecord({"bytes": content})
         assert piece.deflate() == plain.deflate()
         assert piece.object_id == plain.object_id
         assert ConfigRecord.inflate(piece.deflate()) == plain

@@ -73,7 +73,7 @@ def test_a_large_subnet_is_trained_where_it_came_and_a_small_one_is_not_written_
     as_ever = wire.open_reply(worker().train(small), round=3, nonce="n", label=label)
     assert pieces == {name: record["bytes"] for name, record in order()[0].content.items() if "bytes" in record}  # type: ignore[operator,call-overload,index]
     monkeypatch.setattr(parcel, "ENCLOSED", 100)
-    monkeypatch.setattr(parcel, "PIECE", 200)
+    monkeypatch.setattr("ist_fed.wire.laid.PIECE", 200)
     large, label = order()
     assert wire.open_order(order()[0]).arrays.fresh
     assert not wire.open_order(small).arrays.fresh

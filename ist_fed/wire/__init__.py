@@ -1,8 +1,9 @@
 """Arrays ⇄ Flower records: the only room that knows records and key strings."""
 
 from ist_fed.wire.aside import Ticket, leave, lift, put_back, ticket_of
+from ist_fed.wire.laid import PIECE, Laid
 from ist_fed.wire.order import Order, new_nonce, open_order, order_message
-from ist_fed.wire.parcel import PIECE, Label, Parcel, pack, unpack
+from ist_fed.wire.parcel import Label, Parcel, pack, unpack
 from ist_fed.wire.profile import Profile, Question, open_profile, open_question, profile_answer, profile_question
 from ist_fed.wire.records import from_record, to_record
 from ist_fed.wire.reply import Reply, open_reply, refusal_message, reply_message
@@ -11,6 +12,7 @@ from ist_fed.wire.steps import Step, layout_of_flat, open_step, open_step_answer
 __all__ = [
     "PIECE",
     "Label",
+    "Laid",
     "Order",
     "Parcel",
     "Profile",

@@ -5,7 +5,7 @@ each: an `ArrayRecord` would be four objects on the wire where this is one, each
 """
 
 import warnings
-from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
@@ -18,12 +18,10 @@ from torch import Tensor
 from ist_fed.arrays import Arrays
 from ist_fed.errors import WireError
 from ist_fed.flat import Flat
+from ist_fed.wire.laid import Laid
 from ist_fed.wire.layout import DTYPES, NAMES, read_layout, write_layout
 from ist_fed.wire.piece import BYTES, Piece
 from ist_fed.wire.records import Fields, Record, Records
-
-PIECE = 1 << 22
-"""Bytes in a record, but for the last one's."""
 
 ENCLOSED = 1 << 17
 """Bytes up to which a subnet lies in the record of its order or reply: a record of its own costs a call on its way."""
@@ -52,36 +50,43 @@ class Parcel:
 
     Args:
         layout: JSON list of `[name, dtype, shape]`, in the order of the bytes.
-        pieces: the bytes of all arrays, one after another without padding; each but the last of `PIECE` bytes.
+        laid: the bytes of all arrays, one after another without padding.
     """
 
     layout: str
-    pieces: tuple[bytes, ...]
+    laid: Laid
 
-    @cached_property
+    @property
     def size(self) -> int:
         """Bytes."""
-        return sum(len(piece) for piece in self.pieces)
+        return self.laid.size
+
+    @property
+    def pieces(self) -> tuple[bytes, ...]:
+        """A copy of the bytes; each but the last of `PIECE`."""
+        return tuple(self.laid.pieces())
 
     @cached_property
     def _records(self) -> Records:
         """The bytes in Flower's records; a cohort's messages share them."""
-        return records_of(self.pieces)
+        return records_of(self.laid)
 
     def beside(self, key: str, fields: Fields) -> Records:
         """The records of a message: one of fields, with a small subnet in it, and those of a larger subnet."""
         fields = {**fields, _LAYOUT: self.layout}
         if self.size <= ENCLOSED:
-            return {key: ConfigRecord({**fields, BYTES: b"".join(self.pieces)})}
+            return {key: ConfigRecord({**fields, BYTES: self.laid.read(0, self.size)})}
         return {**self._records, key: ConfigRecord(fields)}
 
     def label(self) -> Label:
         """What to remember of it."""
-        return Label(self.layout, digest_of(self.pieces), self.size)
+        return Label(self.layout, digest_of(self.laid.arrays), self.size)
 
 
 def pack(arrays: Arrays) -> Parcel:
     """Lay arrays out as one flat array; wider dtypes first, so that every array is aligned without padding.
+
+    They are not copied, and not to be changed before the parcel is where it is to be.
 
     Raises:
         WireError: an array has a dtype that cannot travel.
@@ -95,28 +100,14 @@ def pack(arrays: Arrays) -> Parcel:
             )
     named = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, NAMES[item[1].dtype]))
     layout = write_layout(tuple((name, array.dtype, tuple(array.shape)) for name, array in named))
-    return Parcel(layout, tuple(_pieces(_bytes_of(array) for _, array in named)))
+    return Parcel(layout, Laid(_bytes_of(array) for _, array in named))
 
 
-def cut(content: bytes) -> tuple[bytes, ...]:
-    """Bytes as the pieces of a parcel."""
-    return tuple(_pieces([memoryview(content)]))
+Chunk = bytes | bytearray
+"""Some bytes of a parcel; as a `bytearray`, they are whoever's has it."""
 
 
-def _pieces(arrays: Iterable[memoryview]) -> Iterator[bytes]:
-    """Bytes one behind another, cut to pieces; the whole is never in memory beside them."""
-    open, room = list[memoryview](), PIECE
-    for array in arrays:
-        while len(array) >= room:
-            yield b"".join([*open, array[:room]])
-            array, open, room = array[room:], [], PIECE
-        open.append(array)
-        room -= len(array)
-    if room < PIECE:
-        yield b"".join(open)
-
-
-def take_pieces(records: MutableMapping[str, Record], key: str) -> list[bytes]:
+def take_pieces(records: MutableMapping[str, Record], key: str) -> list[Chunk]:
     """The pieces of the parcel that a message holds beside the fields named `key`; records that hold
     nothing else are taken out, so that the bytes can be let go.
 
@@ -128,9 +119,13 @@ def take_pieces(records: MutableMapping[str, Record], key: str) -> list[bytes]:
     return [*([enclosed] if isinstance(enclosed, bytes) else []), *take_records(records)]
 
 
-def take_records(records: MutableMapping[str, Record]) -> list[bytes]:
+def take_records(records: MutableMapping[str, Record]) -> list[Chunk]:
     """The same, of those pieces only that have a record of their own."""
-    pieces, numbers = [], range(sum(name.startswith(_SUBNET) for name in records))
+    if (laid := source_of(records)) is not None and laid.received is not None:
+        for name in list(filter(is_piece, records)):
+            del records[name]
+        return [laid.received]
+    pieces, numbers = list[Chunk](), range(sum(map(is_piece, records)))
     for name in map(_name, numbers):
         record = records.pop(name, None)
         piece = record.get(BYTES) if isinstance(record, ConfigRecord) and len(record) == 1 else None
@@ -140,17 +135,28 @@ def take_records(records: MutableMapping[str, Record]) -> list[bytes]:
     return pieces
 
 
-def records_of(pieces: Iterable[bytes]) -> Records:
+def records_of(laid: Laid) -> Records:
     """A record for each piece, as a message holds them."""
-    return {_name(number): Piece(piece) for number, piece in enumerate(pieces)}
+    return {_name(number): Piece(laid, number) for number in range(laid.count)}
+
+
+def source_of(records: Mapping[str, Record]) -> Laid | None:
+    """What the pieces in a message are of, if they are a whole that was not copied yet."""
+    first = records.get(_name(0))
+    return first.source if isinstance(first, Piece) else None
+
+
+def is_piece(name: str) -> bool:
+    """Whether a record of this name is one."""
+    return name.startswith(_SUBNET)
 
 
 def _name(number: int) -> str:
     return f"{_SUBNET}{number}"
 
 
-def unpack(layout: str, pieces: list[bytes]) -> Flat:
-    """The arrays of a parcel; they must not be written to, unless they are `fresh`, as those of several pieces are.
+def unpack(layout: str, pieces: list[Chunk]) -> Flat:
+    """The arrays of a parcel; they must not be written to, unless they are `fresh`, as those are that were copied.
 
     Args:
         layout: of the parcel.
@@ -160,12 +166,13 @@ def unpack(layout: str, pieces: list[bytes]) -> Flat:
         WireError: the layout cannot be read, or does not multiply out to the bytes that came.
     """
     runs = read_layout(layout)
-    sizes, fresh = [run.size for run in runs], len(pieces) > 1
+    sizes = [run.size for run in runs]
+    fresh = len(pieces) > 1 or any(isinstance(piece, bytearray) for piece in pieces)
     parts = torch.split_with_sizes(_payload(pieces, sum(sizes)), sizes)
     return Flat(runs, [part.view(run.dtype) for run, part in zip(runs, parts, strict=True)], fresh)
 
 
-def unpack_checked(layout: str, pieces: list[bytes]) -> Flat:
+def unpack_checked(layout: str, pieces: list[Chunk]) -> Flat:
     """The same, once every float is known to be finite and every boolean to be one.
 
     Raises:
@@ -181,7 +188,7 @@ def unpack_checked(layout: str, pieces: list[bytes]) -> Flat:
     return arrays
 
 
-def _payload(pieces: list[bytes], expected: int) -> Tensor:
+def _payload(pieces: list[Chunk], expected: int) -> Tensor:
     """The bytes as a tensor."""
     if (came := sum(len(piece) for piece in pieces)) != expected:
         raise WireError(f"a subnet must come as {expected} bytes, but {came} came")
@@ -197,12 +204,12 @@ def _payload(pieces: list[bytes], expected: int) -> Tensor:
     return whole
 
 
-def _tensor(piece: bytes) -> Tensor:
+def _tensor(piece: Chunk) -> Tensor:
     with warnings.catch_warnings(action="ignore"):  # that the bytes are read-only, which is what we want
         return torch.frombuffer(piece, dtype=torch.uint8) if piece else torch.empty(0, dtype=torch.uint8)
 
 
-def digest_of(pieces: Sequence[bytes]) -> str:
+def digest_of(pieces: Iterable[Chunk | memoryview]) -> str:
     """BLAKE3 of the bytes, 32 bytes in hexadecimal; as strong as SHA-256, and ten times as fast."""
     digest = blake3()
     for piece in pieces:

@@ -5,10 +5,14 @@ copies each time: seconds for a subnet of a hundred megabytes.
 """
 
 import hashlib
+from typing import Any
 
 from flwr.app import ConfigRecord
+from flwr.app.typing import ConfigRecordValues
 from flwr.proto.recorddict_pb2 import ConfigRecord as Proto
 from flwr.proto.recorddict_pb2 import ConfigRecordValue
+
+from ist_fed.wire.laid import Laid
 
 BYTES = "bytes"
 """The one key of a piece."""
@@ -18,11 +22,34 @@ class Piece(ConfigRecord):
     """Bytes under one key. On the wire it is a `ConfigRecord`, and comes out as one.
 
     Args:
-        content: the bytes.
+        source: what they are part of; they are copied from it when they are first asked for.
+        number: of the piece in it, from 0.
     """
 
-    def __init__(self, content: bytes) -> None:
-        super().__init__({BYTES: content})
+    def __init__(self, source: Laid, number: int) -> None:
+        super().__init__({BYTES: b""})
+        self.__dict__["_source"], self.__dict__["_number"] = source, number
+
+    @property
+    def source(self) -> Laid | None:
+        """What it is part of, while its bytes were not asked for."""
+        source: Laid | None = self.__dict__["_source"]
+        return source
+
+    def __getitem__(self, key: str) -> ConfigRecordValues:
+        """Its bytes."""
+        if key == BYTES and self.source is not None:
+            self[BYTES] = self.source.piece(self.__dict__["_number"])
+        return super().__getitem__(key)
+
+    def __setitem__(self, key: str, value: ConfigRecordValues) -> None:
+        """Put others in their place."""
+        self.__dict__["_source"] = None
+        super().__setitem__(key, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As it is sent between processes of one machine: as the plain record that it comes out as."""
+        return ConfigRecord, ({BYTES: self[BYTES]},)
 
     @property
     def object_id(self) -> str:

@@ -10,8 +10,9 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from ist_fed.errors import WireError
 from ist_fed.flat import Flat
 from ist_fed.wire.excerpt import excerpt
+from ist_fed.wire.laid import Laid
 from ist_fed.wire.layout import write_layout
-from ist_fed.wire.parcel import Parcel, cut, take_pieces
+from ist_fed.wire.parcel import Parcel, take_pieces
 from ist_fed.wire.records import ORDER, REPLY, STEP, Records, content_of, record_of
 
 
@@ -73,7 +74,7 @@ def open_step(message: Message) -> Step | None:
 
 def step_answer(body: bytes, *, reply_to: Message) -> Message:
     """The message by which a member answers; a large body goes in pieces."""
-    return Message(RecordDict(Parcel("", cut(body)).beside(REPLY, {})), reply_to=reply_to)
+    return Message(RecordDict(Parcel("", Laid([memoryview(body)])).beside(REPLY, {})), reply_to=reply_to)
 
 
 def open_step_answer(message: Message) -> bytes:
@@ -87,7 +88,7 @@ def open_step_answer(message: Message) -> bytes:
     if "error" in record:
         raise WireError(f"the client did not go on: {excerpt(record['error'])}")
     pieces = take_pieces(content, REPLY)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
 
 
 def layout_of_flat(arrays: Flat) -> str:

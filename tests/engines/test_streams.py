@@ -17,16 +17,21 @@ from ist_fed.engines.flower import free_port
 from ist_fed.engines.inprocess import Handler, InProcessGrid
 from ist_fed.engines.site import Site
 from ist_fed.engines.streams import Place, Service, StreamingGrid, channel, streamed, streaming
-from ist_fed.engines.streams.calls import AT, TICKET, UP, path
+from ist_fed.engines.streams.calls import AT, SIZE, TICKET, UP, path
 from ist_fed.engines.streams.channel import Channel
 from ist_fed.errors import EngineError, FleetRefused, FleetUnreachable, RoundError, WireError
 from ist_fed.exchange import Waking
 from ist_fed.pki import Federation
-from ist_fed.wire import PIECE, parcel
+from ist_fed.wire import PIECE, Laid, parcel
 from ist_fed.worker import Worker
 
 PASSPHRASE = b"only for this test"
 PIECES = [bytes([number]) * PIECE for number in range(6)] + [b"the rest"]
+WHOLE = b"".join(PIECES)
+
+
+def laid(content: bytes = WHOLE) -> Laid:
+    return Laid([memoryview(content)])
 
 
 @pytest.fixture
@@ -56,31 +61,31 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_offered_is_fetched_and_what_is_sent_is_taken_once(service: Service) -> None:
-    ticket = service.offer(PIECES)
-    back = [bytes(reversed(piece)) for piece in PIECES]
+    ticket = service.offer(laid())
+    back = bytes(reversed(WHOLE))
     with connected(service.port) as link:
-        assert link.fetch(ticket, len(PIECES), 10) == PIECES
+        assert link.fetch(ticket, len(WHOLE), 10) == WHOLE
         assert link.link > 0
         assert not service.came.is_set()
-        link.send(ticket, back, 10)
+        link.send(ticket, laid(back), 10)
         assert service.came.is_set()
         assert service.take(ticket) == back
-        assert service.take(ticket) == []
+        assert service.take(ticket) is None
         with pytest.raises(FleetRefused, match="nobody waits for this ticket"):
-            link.send(ticket, back, 10)
+            link.send(ticket, laid(back), 10)
 
 
-@pytest.mark.parametrize("promised", [len(PIECES) - 1, len(PIECES) + 1])
-def test_more_or_fewer_pieces_than_promised_are_refused(service: Service, promised: int) -> None:
-    with connected(service.port) as link, pytest.raises(FleetRefused, match=f"{promised} pieces of a subnet were prom"):
-        link.fetch(service.offer(PIECES), promised, 10)
+@pytest.mark.parametrize("promised", [len(WHOLE) - 1, len(WHOLE) + 1])
+def test_more_or_fewer_bytes_than_promised_are_refused(service: Service, promised: int) -> None:
+    with connected(service.port) as link, pytest.raises(FleetRefused, match=f"a subnet of {promised} bytes was prom"):
+        link.fetch(service.offer(laid()), promised, 10)
 
 
 def test_bytes_that_were_fetched_are_let_go(service: Service) -> None:
-    ticket = service.offer(PIECES)
+    ticket = service.offer(laid())
     with connected(service.port) as link:
-        link.fetch(ticket, len(PIECES), 10)
-        assert service._held[ticket].down == ()
+        link.fetch(ticket, len(WHOLE), 10)
+        assert service._held[ticket].down is None
         link.fetch(ticket, 0, 10)  # to confirm twice does no harm
 
 
@@ -91,7 +96,7 @@ def test_tls_is_spoken_with_who_has_the_right_certificate_only(tmp_path: Path, q
     )
     service = Service("127.0.0.1:0", (own.server_certificate, own.server_key))
     try:
-        ticket = service.offer(PIECES)
+        ticket = service.offer(laid())
         with (
             connected(service.port, other.ca_certificate.read_bytes()) as link,
             pytest.raises(FleetRefused, match="not the server of this federation"),
@@ -100,7 +105,7 @@ def test_tls_is_spoken_with_who_has_the_right_certificate_only(tmp_path: Path, q
         with connected(service.port) as link, pytest.raises(FleetUnreachable):
             link.fetch(ticket, len(PIECES), 10)
         with connected(service.port, own.ca_certificate.read_bytes()) as link:
-            assert link.fetch(ticket, len(PIECES), 10) == PIECES
+            assert link.fetch(ticket, len(WHOLE), 10) == WHOLE
     finally:
         service.close()
 
@@ -159,14 +164,14 @@ class Cutting:
 def test_a_transfer_that_is_cut_goes_on_where_it_was(service: Service, quick: None) -> None:
     cutting = Cutting(service.port, [int(3.5 * PIECE), int(3.5 * PIECE)])
     with connected(cutting.port) as link:
-        ticket = service.offer(PIECES)
-        assert link.fetch(ticket, len(PIECES), 30) == PIECES
+        ticket = service.offer(laid())
+        assert link.fetch(ticket, len(WHOLE), 30) == WHOLE
         fetched = cutting.passed
         assert fetched < 11 * PIECE  # six, and what was under way at each cut; from the start each time, it were 13
         cutting.after[:] = [int(3.5 * PIECE), int(3.5 * PIECE)]
     with connected(cutting.port) as link:
-        link.send(ticket, PIECES, 30)
-        assert service.take(ticket) == PIECES
+        link.send(ticket, laid(), 30)
+        assert service.take(ticket) == WHOLE
         assert cutting.passed - fetched < 11 * PIECE
     cutting.close()
 
@@ -177,13 +182,13 @@ def test_a_port_that_nobody_answers_is_given_up(quick: None) -> None:
         with pytest.raises(FleetUnreachable, match="cannot be reached"):
             link.fetch("a", 1, 3600)
         with pytest.raises(FleetUnreachable, match="cannot be reached"):
-            link.send("a", [b"1"], 3600)
+            link.send("a", laid(b"1"), 3600)
         assert 1 < time.monotonic() - began < 20
 
 
 def test_an_old_call_does_not_add_to_what_a_newer_one_sends(service: Service) -> None:
     """The server may not have noticed yet that the connection of the older one is broken."""
-    ticket, resume, began = service.offer(PIECES), threading.Event(), threading.Event()
+    ticket, resume, began = service.offer(laid()), threading.Event(), threading.Event()
 
     def slowly() -> Iterator[bytes]:
         yield PIECES[0]
@@ -192,15 +197,17 @@ def test_an_old_call_does_not_add_to_what_a_newer_one_sends(service: Service) ->
         yield b"of the old call"
 
     with grpc.insecure_channel(f"127.0.0.1:{service.port}") as plain, connected(service.port) as link:
-        old = plain.stream_unary(path(UP)).future(slowly(), metadata=[(TICKET, ticket), (AT, "0")])
+        old = plain.stream_unary(path(UP)).future(
+            slowly(), metadata=[(TICKET, ticket), (AT, "0"), (SIZE, str(len(WHOLE)))]
+        )
         began.wait(10)
-        while not service._held[ticket].up:
+        while not service._held[ticket].got:
             time.sleep(0.01)
-        assert link._send(ticket, (), 0, 10) == 1
-        assert link._send(ticket, PIECES, 1, 10) == len(PIECES)
+        assert link._send(ticket, (), 0, len(WHOLE), 10) == PIECE
+        assert link._send(ticket, laid().pieces(PIECE), PIECE, len(WHOLE), 10) == len(WHOLE)
         resume.set()
         assert old.exception(10).code() is grpc.StatusCode.ABORTED
-        assert service.take(ticket) == PIECES
+        assert service.take(ticket) == WHOLE
 
 
 # --- Whoever calls uninvited ------------------------------------------------------------------------------------------
@@ -212,15 +219,18 @@ def test_an_old_call_does_not_add_to_what_a_newer_one_sends(service: Service) ->
         ([], grpc.StatusCode.NOT_FOUND),
         ([(TICKET, "0" * 32), (AT, "0")], grpc.StatusCode.NOT_FOUND),
         ([(TICKET, "own")], grpc.StatusCode.INVALID_ARGUMENT),
-        ([(TICKET, "own"), (AT, "-1")], grpc.StatusCode.INVALID_ARGUMENT),
-        ([(TICKET, "own"), (AT, "9" * 30)], grpc.StatusCode.INVALID_ARGUMENT),
-        ([(TICKET, "own"), (AT, "3")], grpc.StatusCode.ABORTED),
+        ([(TICKET, "own"), (AT, "0")], grpc.StatusCode.INVALID_ARGUMENT),
+        ([(TICKET, "own"), (AT, "-1"), (SIZE, "1")], grpc.StatusCode.INVALID_ARGUMENT),
+        ([(TICKET, "own"), (AT, "0"), (SIZE, "9" * 30)], grpc.StatusCode.INVALID_ARGUMENT),
+        ([(TICKET, "own"), (AT, "0"), (SIZE, "9" * 15)], grpc.StatusCode.OUT_OF_RANGE),
+        ([(TICKET, "own"), (AT, "3"), (SIZE, "9")], grpc.StatusCode.ABORTED),
+        ([(TICKET, "own"), (AT, "0"), (SIZE, "0")], grpc.StatusCode.ABORTED),
     ],
 )
 def test_who_does_not_know_what_to_say_is_refused(
     service: Service, metadata: list[tuple[str, str]], code: grpc.StatusCode
 ) -> None:
-    ticket = service.offer(PIECES)
+    ticket = service.offer(laid())
     said = [(key, ticket if value == "own" else value) for key, value in metadata]
     with grpc.insecure_channel(f"127.0.0.1:{service.port}") as plain:
         for call in (plain.stream_unary(path(UP)), *([plain.stream_unary(path("Elsewhere"))] if not said else [])):
@@ -229,17 +239,20 @@ def test_who_does_not_know_what_to_say_is_refused(
             assert error.value.code() in (code, grpc.StatusCode.UNIMPLEMENTED)
         with pytest.raises(grpc.RpcError):
             list(plain.unary_stream(path("Down"))(b"\xff\xfe", metadata=[(TICKET, ticket)], timeout=10))
-    assert service.take(ticket) == []
+    assert not service.take(ticket)
 
 
 def test_no_more_is_taken_in_than_can_be_a_trained_subnet(service: Service) -> None:
-    ticket = service.offer([bytes(1000)])
+    ticket = service.offer(laid(bytes(1000)))
     with connected(service.port) as link:
         with pytest.raises(FleetRefused, match="more bytes come than can be a trained subnet"):
-            link.send(ticket, [bytes(PIECE)] * 50, 10)
-        assert sum(map(len, service.take(ticket))) <= 4000 + PIECE
-        with pytest.raises(FleetRefused, match="larger than max"):
-            link.send(service.offer([bytes(1000)]), [bytes(2 * PIECE)], 10)
+            link.send(ticket, laid(bytes(2 * PIECE)), 10)
+        assert service._held[ticket].up is None
+        with pytest.raises(grpc.RpcError, match="not the bytes that come next"):
+            link._send(ticket, [bytes(1000)] * 2, 0, 1500, 10)  # more than was said
+        assert service.take(ticket) is None  # and not all of that
+        with pytest.raises(grpc.RpcError, match="larger than max"):
+            link._send(service.offer(laid()), [bytes(2 * PIECE)], 0, 2 * PIECE, 10)
 
 
 # --- A grid -----------------------------------------------------------------------------------------------------------
@@ -249,7 +262,7 @@ def test_no_more_is_taken_in_than_can_be_a_trained_subnet(service: Service) -> N
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the tiny task's subnets be large ones."""
     monkeypatch.setattr(parcel, "ENCLOSED", 100)
-    monkeypatch.setattr(parcel, "PIECE", 1000)
+    monkeypatch.setattr("ist_fed.wire.laid.PIECE", 1000)
 
 
 class Node:
@@ -368,7 +381,7 @@ def test_a_ticket_that_makes_no_sense_is_an_error() -> None:
     assert wire.ticket_of(content) == wire.Ticket("a", 9093, 2)
     for said in ('["a", 65536, 2]', '["a", 1, -2]', '["a", 1]', "[1, 1, 1]", "{", "[" * 100_000, 7, b"x"):
         content = RecordDict({"order": ConfigRecord({"ticket": said})})
-        with pytest.raises(WireError, match="a ticket holds a name, a port and a number of pieces"):
+        with pytest.raises(WireError, match="a ticket holds a name, a port and a number of bytes"):
             wire.ticket_of(content)
 
 
@@ -378,7 +391,7 @@ def test_what_lapsed_or_was_for_the_same_node_is_let_go(service: Service) -> Non
     grid = StreamingGrid(under, service)
 
     def order(node: int, ttl: float = 60.0) -> Message:
-        content = RecordDict({"order": ConfigRecord(), **parcel.records_of([b"1"])})
+        content = RecordDict({"order": ConfigRecord(), **parcel.records_of(laid(b"1"))})
         return Message(content, node, MessageType.TRAIN, group_id="1", ttl=ttl)
 
     grid.push_messages([order(0), order(1), order(2, ttl=0.01)])
@@ -393,7 +406,7 @@ def test_a_link_is_measured_by_what_was_fetched(service: Service) -> None:
     node = Node(Echo(), {"server": "127.0.0.1:1"})
     order = Message(RecordDict({"order": ConfigRecord()}), 0, MessageType.TRAIN, group_id="1")
     order.metadata.__dict__["_message_id"] = "1"
-    wire.leave(order.content, wire.Ticket(service.offer(PIECES), service.port, len(PIECES)))
+    wire.leave(order.content, wire.Ticket(service.offer(laid()), service.port, len(WHOLE)))
     reply = node.train(order)
     assert isinstance(link := node.context.state["link"], MetricRecord)
     assert float(str(link["bytes_per_second"])) > 0
@@ -413,11 +426,11 @@ def test_a_server_does_not_wait_out_its_pause_when_a_subnet_came(service: Servic
     grid = StreamingGrid(InProcessGrid(1, tiny.handlers(tiny.Tiny(), 1)), service)
     assert isinstance(grid, Waking)
     assert not isinstance(InProcessGrid(1, tiny.handlers(tiny.Tiny(), 1)), Waking)
-    ticket = service.offer(PIECES)
+    ticket = service.offer(laid())
 
     def send() -> None:
         with connected(service.port) as link:
-            link.send(ticket, PIECES, 10)
+            link.send(ticket, laid(), 10)
 
     sending = threading.Thread(target=send)
     sending.start()
@@ -435,7 +448,7 @@ def test_a_server_asks_seldom_while_no_reply_can_be_there(service: Service, monk
     monkeypatch.setattr(service.came, "wait", waits.append)
     large, small = (
         Message(RecordDict({"order": ConfigRecord(), **records}), node, MessageType.TRAIN, group_id="1", ttl=60.0)
-        for node, records in enumerate((parcel.records_of([b"1"]), {}))
+        for node, records in enumerate((parcel.records_of(laid(b"1")), {}))
     )
     (with_ticket,) = grid.push_messages([large])
     (without,) = grid.push_messages([small])
@@ -444,7 +457,7 @@ def test_a_server_asks_seldom_while_no_reply_can_be_there(service: Service, monk
         grid.wait(0.01)
     assert waits == [0.5, 0.01, 0.01]
     with connected(service.port) as link:
-        link.send(grid._given[with_ticket].name, [b"2"], 10)
+        link.send(grid._given[with_ticket].name, laid(b"2"), 10)
     grid.pull_messages({with_ticket})
     grid.wait(0.01)
     assert waits[3:] == [0.01]

@@ -5,14 +5,14 @@ from ist_fed.wire import PIECE
 SERVICE = "ist_fed.Streams"
 
 DOWN = "Down"
-"""Server to client. The request says, in decimal, which piece is to be the first; one past the last confirms that all
+"""Server to client. The request says, in decimal, which byte is to be the first; one past the last confirms that all
 are there, and lets the server forget them."""
 
 UP = "Up"
-"""Client to server; `AT` says which piece is the first. The answer says, in decimal, how many the server has: to ask
-just that, none is sent."""
+"""Client to server; `AT` says which byte is the first, `SIZE` how many there are altogether. The answer says, in
+decimal, how many the server has: to ask just that, none is sent."""
 
-TICKET, AT = "ticket", "at"
+TICKET, AT, SIZE = "ticket", "at", "size"
 """Metadata of a call."""
 
 OPTIONS = [

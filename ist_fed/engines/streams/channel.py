@@ -2,15 +2,15 @@
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import suppress
-from itertools import islice
 
 import grpc
 
 from ist_fed.engines.reasons import explain
-from ist_fed.engines.streams.calls import AT, DOWN, OPTIONS, TICKET, UP, path
+from ist_fed.engines.streams.calls import AT, DOWN, OPTIONS, SIZE, TICKET, UP, path
 from ist_fed.errors import FleetRefused, FleetUnreachable
+from ist_fed.wire import Laid
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 5.0  # after a failure
 _PATIENCE_S = 60.0  # with failures, while nothing gets through; the server misses a client much sooner
@@ -43,56 +43,60 @@ class Channel:
         """Close the connection."""
         self._channel.close()
 
-    def fetch(self, ticket: str, count: int, seconds: float) -> list[bytes]:
-        """The pieces that wait for a ticket.
+    def fetch(self, ticket: str, size: int, seconds: float) -> bytearray:
+        """The bytes that wait for a ticket.
 
         Args:
             ticket: its name.
-            count: how many they are.
+            size: how many they are.
             seconds: to try for; a minute at most while nothing gets through.
 
         Raises:
             FleetUnreachable: they were not had in time.
-            FleetRefused: the server knows of no such ticket, has other pieces, or is not the one of this federation.
+            FleetRefused: the server knows of no such ticket, has fewer or more bytes, or is not this federation's.
         """
-        pieces, tries, began = list[bytes](), _Tries(self.address, seconds), time.perf_counter()
-        while len(pieces) < count:
+        came, there, tries, began = bytearray(size), 0, _Tries(self.address, seconds), time.perf_counter()
+        while there < size:
             try:
-                pieces += self._down(_number(len(pieces)), timeout=seconds, metadata=[(TICKET, ticket)])
-                if len(pieces) != count:
-                    raise FleetRefused(f"{count} pieces of a subnet were promised, but the server gave {len(pieces)}")
+                for piece in self._down(_number(there), timeout=seconds, metadata=[(TICKET, ticket)]):
+                    if there + len(piece) > size:
+                        raise FleetRefused(f"a subnet of {size} bytes was promised, but more come")
+                    came[there : there + len(piece)] = piece
+                    there += len(piece)
+                if there < size:
+                    raise FleetRefused(f"a subnet of {size} bytes was promised, but {there} came")
             except grpc.RpcError as error:
-                tries.again(error, len(pieces))
-        if (size := sum(map(len, pieces))) >= _TELLING:
+                tries.again(error, there)
+        if size >= _TELLING:
             self.link = size / (time.perf_counter() - began)
         with suppress(grpc.RpcError):  # the server would keep them for somewhat longer, and that is all
-            list(self._down(_number(count), timeout=_PATIENCE_S, metadata=[(TICKET, ticket)]))
-        return pieces
+            list(self._down(_number(size), timeout=_PATIENCE_S, metadata=[(TICKET, ticket)]))
+        return came
 
-    def send(self, ticket: str, pieces: Sequence[bytes], seconds: float) -> None:
-        """Send pieces for a ticket.
+    def send(self, ticket: str, laid: Laid, seconds: float) -> None:
+        """Send bytes for a ticket.
 
         Args:
             ticket: its name.
-            pieces: what to send.
+            laid: what to send.
             seconds: as of `fetch`.
 
         Raises:
             FleetError: as `fetch`.
         """
         tries, there = _Tries(self.address, seconds), 0
-        while there < len(pieces):
+        while there < laid.size:
             try:
                 if tries.failed:
-                    there = self._send(ticket, (), 0, seconds)
-                there = self._send(ticket, pieces, there, seconds)
+                    there = self._send(ticket, (), 0, laid.size, seconds)
+                there = self._send(ticket, laid.pieces(there), there, laid.size, seconds)
             except grpc.RpcError as error:
                 tries.again(error, there)
 
-    def _send(self, ticket: str, pieces: Sequence[bytes], first: int, seconds: float) -> int:
-        """Send pieces from one on; how many the server has then."""
-        metadata = [(TICKET, ticket), (AT, str(first))]
-        return int(self._up(islice(pieces, first, None), timeout=seconds, metadata=metadata))
+    def _send(self, ticket: str, pieces: Iterable[bytes], at: int, size: int, seconds: float) -> int:
+        """Send some of the bytes, from one on; how many the server has then."""
+        metadata = [(TICKET, ticket), (AT, str(at)), (SIZE, str(size))]
+        return int(self._up(iter(pieces), timeout=seconds, metadata=metadata))
 
 
 class _Tries:
@@ -109,7 +113,7 @@ class _Tries:
         return self._failing is not None
 
     def again(self, error: grpc.RpcError, through: int) -> None:
-        """Wait after a call that failed, when so many pieces had got through.
+        """Wait after a call that failed, when so many bytes had got through.
 
         Raises:
             FleetError: trying again is of no use, or the time is up.
@@ -125,5 +129,5 @@ class _Tries:
         self._wait = min(2 * self._wait, _LONGEST_WAIT_S)
 
 
-def _number(piece: int) -> bytes:
-    return str(piece).encode()
+def _number(byte: int) -> bytes:
+    return str(byte).encode()

@@ -60,7 +60,7 @@ class StreamingGrid(Grid):
         for reply in replies:
             self._waited.discard(reply.metadata.reply_to_message_id)
             ticket = self._given.pop(reply.metadata.reply_to_message_id, None)
-            came = self._service.take(ticket.name) if ticket else []
+            came = self._service.take(ticket.name) if ticket else None
             if came:
                 trim_memory()
             if reply.has_content():
@@ -77,11 +77,11 @@ class StreamingGrid(Grid):
         return woken
 
     def _give(self, message: Message) -> _Given | None:
-        pieces, meta = lift(message.content), message.metadata
-        if not pieces:
+        laid, meta = lift(message.content), message.metadata
+        if laid is None:
             return None
-        name = self._service.offer(pieces)
-        leave(message.content, Ticket(name, self._service.port, len(pieces)))
+        name = self._service.offer(laid)
+        leave(message.content, Ticket(name, self._service.port, laid.size))
         return _Given(name, meta.dst_node_id, meta.created_at + meta.ttl)
 
     def _forget(self, nodes: set[int]) -> None:

@@ -35,14 +35,14 @@ def streamed(message: Message, context: Context, call_next: ClientAppCallable) -
 
 def _carried(ticket: Ticket, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     channel, seconds = _channel(*_server(context.node_config), ticket.port), message.metadata.ttl
-    put_back(message.content, channel.fetch(ticket.name, ticket.pieces, seconds))
+    put_back(message.content, channel.fetch(ticket.name, ticket.size, seconds))
     trim_memory()
     if channel.link:
         context.state[LINK] = MetricRecord({"bytes_per_second": channel.link})
     reply = call_next(message, context)
-    if reply.has_content() and (pieces := lift(reply.content)):
-        channel.send(ticket.name, pieces, seconds)
-        leave(reply.content, replace(ticket, pieces=len(pieces)))
+    if reply.has_content() and (laid := lift(reply.content)) is not None:
+        channel.send(ticket.name, laid, seconds)
+        leave(reply.content, replace(ticket, size=laid.size))
     return reply
 
 

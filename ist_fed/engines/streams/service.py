@@ -2,16 +2,16 @@
 
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
 
-from ist_fed.engines.streams.calls import AT, DOWN, OPTIONS, SERVICE, TICKET, UP
+from ist_fed.engines.streams.calls import AT, DOWN, OPTIONS, SERVICE, SIZE, TICKET, UP
 from ist_fed.errors import EngineError
-from ist_fed.wire import PIECE
+from ist_fed.wire import PIECE, Laid
 
 _AT_ONCE = 256  # streams; more wait their turn
 _LARGER = 4  # times what was sent may come back: masked numbers are of four bytes, where the network's may be of two
@@ -21,10 +21,10 @@ _LARGER = 4  # times what was sent may come back: masked numbers are of four byt
 class _Held:
     """What belongs to one ticket."""
 
-    down: Sequence[bytes]
-    room: int  # bytes that may still come
-    up: list[bytes] = field(default_factory=list)
-    whole: bool = False  # a call that sent some has ended
+    down: Laid | None
+    room: int  # bytes that may come
+    up: bytearray | None = None
+    got: int = 0  # bytes of it that came
     turn: int = 0  # number of the call that may add to `up`: the newest, for an older one is of a broken connection
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -73,24 +73,25 @@ class Service:
 
     # --- For the server itself ----------------------------------------------------------------------------------------
 
-    def offer(self, pieces: Sequence[bytes]) -> str:
-        """Hold the pieces of a subnet for whoever names the ticket that is returned."""
+    def offer(self, laid: Laid) -> str:
+        """Hold the bytes of a subnet for whoever names the ticket that is returned."""
         name = secrets.token_hex(16)
-        self._held[name] = _Held(pieces, room=_LARGER * sum(map(len, pieces)) + PIECE)
+        self._held[name] = _Held(laid, room=_LARGER * laid.size + PIECE)
         return name
 
     def has_all(self, name: str) -> bool:
         """Whether everything that is to come for a ticket is there."""
-        return name in self._held and self._held[name].whole
+        held = self._held.get(name)
+        return held is not None and held.up is not None and held.got == len(held.up)
 
-    def take(self, name: str) -> list[bytes]:
-        """What has come for a ticket, which is then worth nothing any more."""
+    def take(self, name: str) -> bytearray | None:
+        """What has come for a ticket, which is then worth nothing any more; None if that is not all."""
         held = self._held.pop(name, None)
         if held is None:
-            return []
+            return None
         with held.lock:
-            held.turn, pieces, held.up = 0, held.up, []
-        return pieces
+            held.turn, came, held.up = 0, held.up, None
+        return came if came is not None and held.got == len(came) else None
 
     # --- For whoever calls --------------------------------------------------------------------------------------------
 
@@ -103,29 +104,32 @@ class Service:
 
     def _down(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         held = self._of(context)
-        first, pieces = _number(request.decode("ascii", "replace"), context), held.down
-        if first >= len(pieces):
-            held.down = ()  # they are there
-        yield from pieces[first:]
+        first, laid = _number(request.decode("ascii", "replace"), context), held.down
+        if laid is None or first >= laid.size:
+            held.down = None  # they are there
+        else:
+            yield from laid.pieces(first)
 
     def _up(self, pieces: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
-        held = self._of(context)
-        at = _number(dict(context.invocation_metadata()).get(AT, ""), context)
+        held, said = self._of(context), dict(context.invocation_metadata())
+        at, size = (_number(said.get(key, ""), context) for key in (AT, SIZE))
+        if size > held.room:
+            context.abort(grpc.StatusCode.OUT_OF_RANGE, "more bytes come than can be a trained subnet")
         with held.lock:
             held.turn += 1
             turn = held.turn
-        for number, piece in enumerate(pieces, at):
+            if held.up is None:
+                held.up = bytearray(size)
+        for piece in pieces:
             with held.lock:
-                if held.turn != turn or number != len(held.up):
-                    context.abort(grpc.StatusCode.ABORTED, "another call goes on with these pieces")
-                held.room -= len(piece)
-                if held.room < 0:
-                    context.abort(grpc.StatusCode.OUT_OF_RANGE, "more bytes come than can be a trained subnet")
-                held.up.append(piece)
-        if held.up:
-            held.whole = True
-            self.came.set()
-        return str(len(held.up)).encode()
+                if held.turn != turn or held.up is None or at != held.got or at + len(piece) > len(held.up):
+                    context.abort(grpc.StatusCode.ABORTED, "these are not the bytes that come next")
+                assert held.up is not None
+                held.up[at : at + len(piece)] = piece
+                at = held.got = at + len(piece)
+                if held.got == len(held.up):
+                    self.came.set()
+        return str(held.got).encode()
 
     def _of(self, context: grpc.ServicerContext) -> _Held:
         held = self._held.get(str(dict(context.invocation_metadata()).get(TICKET, "")))
@@ -137,6 +141,8 @@ class Service:
 
 def _number(said: str | bytes, context: grpc.ServicerContext) -> int:
     text = str(said)
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a call says by a number which piece comes first")
+    if not (text.isascii() and text.isdigit() and len(text) < 16):
+        context.abort(
+            grpc.StatusCode.INVALID_ARGUMENT, "a call says by numbers which byte comes first, and of how many"
+        )
     return int(text)
