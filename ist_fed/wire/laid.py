@@ -38,6 +38,6 @@ class Laid:
             start = max(0, start - len(array))
         return b"".join(parts)
 
-    def pieces(self, start: int = 0) -> Iterator[bytes]:
-        """Copies of all from one byte on, a piece at a time."""
-        return (self.read(at, PIECE) for at in range(start, self.size, PIECE))
+    def pieces(self, start: int = 0, length: int = PIECE) -> Iterator[bytes]:
+        """Copies of all from one byte on, so many at a time."""
+        return (self.read(at, length) for at in range(start, self.size, length))

@@ -1,7 +1,5 @@
 """What both ends of a stream agree on: a service of two calls, whose messages are plain bytes."""
 
-from ist_fed.wire import PIECE
-
 SERVICE = "ist_fed.Streams"
 
 DOWN = "Down"
@@ -15,15 +13,18 @@ decimal, how many the server has: to ask just that, none is sent."""
 TICKET, AT, SIZE = "ticket", "at", "size"
 """Metadata of a call."""
 
+MESSAGE = 1 << 21
+"""Most bytes in one message of a stream."""
+
 OPTIONS = [
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.max_receive_message_length", PIECE + (1 << 16)),
+    ("grpc.max_receive_message_length", 2 * MESSAGE),
     ("grpc.http2.bdp_probe", 0),
-    ("grpc.http2.lookahead_bytes", 2 * PIECE),
+    ("grpc.http2.lookahead_bytes", 4 * MESSAGE),
 ]
-"""Of both ends. One that has gone without a word is missed within forty seconds, and no more than two pieces are taken
-in before they are asked for: by itself gRPC takes what it thinks the network can carry, on a fast one everything."""
+"""Of both ends. One that has gone without a word is missed within forty seconds, and no more than four messages are
+taken in before they are asked for: by itself gRPC takes what it thinks the network carries, on a fast one everything."""
 
 
 def path(call: str) -> str:

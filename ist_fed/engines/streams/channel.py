@@ -8,7 +8,7 @@ from contextlib import suppress
 import grpc
 
 from ist_fed.engines.reasons import explain
-from ist_fed.engines.streams.calls import AT, DOWN, OPTIONS, SIZE, TICKET, UP, path
+from ist_fed.engines.streams.calls import AT, DOWN, MESSAGE, OPTIONS, SIZE, TICKET, UP, path
 from ist_fed.errors import FleetRefused, FleetUnreachable
 from ist_fed.wire import Laid
 
@@ -89,7 +89,7 @@ class Channel:
             try:
                 if tries.failed:
                     there = self._send(ticket, (), 0, laid.size, seconds)
-                there = self._send(ticket, laid.pieces(there), there, laid.size, seconds)
+                there = self._send(ticket, laid.pieces(there, MESSAGE), there, laid.size, seconds)
             except grpc.RpcError as error:
                 tries.again(error, there)
 

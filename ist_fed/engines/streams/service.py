@@ -9,7 +9,7 @@ from pathlib import Path
 
 import grpc
 
-from ist_fed.engines.streams.calls import AT, DOWN, OPTIONS, SERVICE, SIZE, TICKET, UP
+from ist_fed.engines.streams.calls import AT, DOWN, MESSAGE, OPTIONS, SERVICE, SIZE, TICKET, UP
 from ist_fed.errors import EngineError
 from ist_fed.wire import PIECE, Laid
 
@@ -108,7 +108,7 @@ class Service:
         if laid is None or first >= laid.size:
             held.down = None  # they are there
         else:
-            yield from laid.pieces(first)
+            yield from laid.pieces(first, MESSAGE)
 
     def _up(self, pieces: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         held, said = self._of(context), dict(context.invocation_metadata())
