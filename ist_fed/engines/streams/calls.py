@@ -13,8 +13,8 @@ decimal, how many the server has: to ask just that, none is sent."""
 TICKET, AT, SIZE = "ticket", "at", "size"
 """Metadata of a call."""
 
-MESSAGE = 1 << 21
-"""Most bytes in one message of a stream."""
+MESSAGE = 1 << 20
+"""Most bytes in one message of a stream: gRPC holds several at once, and larger ones are hardly faster."""
 
 OPTIONS = [
     ("grpc.keepalive_time_ms", 20_000),
@@ -24,7 +24,7 @@ OPTIONS = [
     ("grpc.http2.lookahead_bytes", 4 * MESSAGE),
 ]
 """Of both ends. One that has gone without a word is missed within forty seconds, and no more than four messages are
-taken in before they are asked for: by itself gRPC takes what it thinks the network carries, on a fast one everything."""
+taken in before they are asked for: by itself gRPC takes what it thinks the network carries, maybe everything."""
 
 
 def path(call: str) -> str:
