@@ -17,7 +17,7 @@ from ist_fed.engines.flower import free_port
 from ist_fed.engines.inprocess import Handler, InProcessGrid
 from ist_fed.engines.site import Site
 from ist_fed.engines.streams import Place, Service, StreamingGrid, channel, streamed, streaming
-from ist_fed.engines.streams.calls import AT, SIZE, TICKET, UP, path
+from ist_fed.engines.streams.calls import AT, MESSAGE, SIZE, TICKET, UP, path
 from ist_fed.engines.streams.channel import Channel
 from ist_fed.errors import EngineError, FleetRefused, FleetUnreachable, RoundError, WireError
 from ist_fed.exchange import Waking
@@ -191,7 +191,7 @@ def test_an_old_call_does_not_add_to_what_a_newer_one_sends(service: Service) ->
     ticket, resume, began = service.offer(laid()), threading.Event(), threading.Event()
 
     def slowly() -> Iterator[bytes]:
-        yield PIECES[0]
+        yield WHOLE[:1000]
         began.set()
         resume.wait(10)
         yield b"of the old call"
@@ -203,8 +203,8 @@ def test_an_old_call_does_not_add_to_what_a_newer_one_sends(service: Service) ->
         began.wait(10)
         while not service._held[ticket].got:
             time.sleep(0.01)
-        assert link._send(ticket, (), 0, len(WHOLE), 10) == PIECE
-        assert link._send(ticket, laid().pieces(PIECE), PIECE, len(WHOLE), 10) == len(WHOLE)
+        assert link._send(ticket, (), 0, len(WHOLE), 10) == 1000
+        assert link._send(ticket, laid().pieces(1000, MESSAGE), 1000, len(WHOLE), 10) == len(WHOLE)
         resume.set()
         assert old.exception(10).code() is grpc.StatusCode.ABORTED
         assert service.take(ticket) == WHOLE
