@@ -9,7 +9,8 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
 from ist_fed import wire
 from ist_fed.errors import WireError
-from ist_fed.wire.parcel import ENCLOSED, PIECE
+from ist_fed.wire.laid import PIECE
+from ist_fed.wire.parcel import ENCLOSED
 from ist_fed.wire.records import REPLY, STEP
 
 ORDER = {
