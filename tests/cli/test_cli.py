@@ -106,10 +106,10 @@ def test_a_run_can_be_made_longer(ist_fed: Command) -> None:
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_goes_on_bit_for_bit(stop: signal.Signals, ist_fed: Command, tmp_path: Path) -> None:
-    ist_fed("simulate", "tiny.toml", "--run", "whole", "--set", "rounds=600")
+    ist_fed("simulate", "tiny.toml", "--run", "whole", "--set", "rounds=300")
     command = [sys.executable, "-c", "from ist_fed.cli import main; main()", "simulate", "tiny.toml", "--run", "cut"]
     process = subprocess.Popen(
-        [*command, "--set", "rounds=600", "--format", "json"],
+        [*command, "--set", "rounds=300", "--format", "json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
