@@ -1,6 +1,7 @@
 """What every test shares: one torch thread, the same hypothesis examples on every machine, and goldens."""
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
+
+# A shell's background jobs ignore Ctrl-C, and so would every process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("ist_fed", max_examples=50, deadline=None, derandomize=True)
 settings.load_profile("ist_fed")
