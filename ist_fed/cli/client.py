@@ -183,7 +183,9 @@ def _supernode(kit: Kit | None, server: str | None, config: Config) -> int:
         command += ["--root-certificates", str(ca), "--auth-supernode-private-key", str(kit.key)]
     said = [f'{key}="{value}"' if isinstance(value, str) else f"{key}={value}" for key, value in config.items()]
     command += ["--node-config", " ".join(said), "--host", "127.0.0.1", "--port", str(free_port())]
-    return subprocess.run(command, env=environment(Path.home() / ".ist_fed"), check=False).returncode
+    # Its SuperExec starts a process for every message, and is to look for the next one soon.
+    env = environment(Path.home() / ".ist_fed") | {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"}
+    return subprocess.run(command, env=env, check=False).returncode
 
 
 def _log() -> None:

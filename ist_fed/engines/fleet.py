@@ -57,12 +57,20 @@ HEARTBEAT_S = 3.0
 """Seconds between two heartbeats."""
 
 _INTERVAL_S = 10.0  # what is promised: the shortest that Flower allows; it gives a node up after twice as long
+_HELD_S = 3.0  # for which the server may keep a question until there is an answer; nobody can stop meanwhile
 _CALL_S = 30.0  # a call that takes longer has met a dead network; pulling and pushing bytes have longer
 _TRANSFER_S = 3600.0
 _LARGEST = 2**31 - 1
 _TELLING = 1 << 18  # bytes from which on the time of a transfer tells the speed of the link
 
+MAY_BE_HELD, HELD = "ist-fed-may-be-held", "ist-fed-held"
+"""Metadata of a call, which the server may keep for so many milliseconds until there is an answer; and of an answer,
+if it would have been kept. Flower's own SuperLink knows of neither, and answers at once."""
+
 Answer = TypeVar("Answer")
+Metadata = tuple[tuple[str, str], ...]
+
+_PATIENT: Metadata = ((MAY_BE_HELD, str(int(1000 * _HELD_S))),)
 
 
 class Fleet:
@@ -76,6 +84,7 @@ class Fleet:
 
     Attributes:
         link: bytes a second of the last message that was large enough to tell; 0 before.
+        held: whether the server held the last `pull` for as long as it may; if not, it should not be asked at once.
     """
 
     def __init__(self, address: str, key: ec.EllipticCurvePrivateKey, ca: bytes | None) -> None:
@@ -98,7 +107,7 @@ class Fleet:
         self._channel = grpc.intercept_channel(channel, *interceptors)
         self._stub = FleetStub(self._channel)
         self._node: Node | None = None
-        self.link = 0.0
+        self.link, self.held = 0.0, False
         self._stopped = threading.Event()
 
     # --- Joining and leaving ------------------------------------------------------------------------------------------
@@ -156,11 +165,15 @@ class Fleet:
             FleetError: as `join`.
         """
         node, transfer = self._here(), self._transfer
-        answer = self._call(self._stub.PullMessages, PullMessagesRequest(node=node))
+        answer, call = self._call(self._stub.PullMessages.with_call, PullMessagesRequest(node=node), metadata=_PATIENT)
+        self.held = any(key == HELD for key, _ in call.trailing_metadata() or ())
         if not answer.messages_list:
             return None
         tree, run = answer.message_object_trees[0], answer.messages_list[0].metadata.run_id
-        began, read = time.perf_counter(), make_pull_object_fn_protobuf(transfer(self._stub.PullObject), node, run)
+        began, read = (
+            time.perf_counter(),
+            make_pull_object_fn_protobuf(transfer(self._stub.PullObject, _PATIENT), node, run),
+        )
         sizes: list[int] = []
 
         def counted(name: str) -> bytes:
@@ -221,14 +234,16 @@ class Fleet:
 
     # --- Calls --------------------------------------------------------------------------------------------------------
 
-    def _call(self, function: Callable[..., Answer], request: object, timeout: float = _CALL_S) -> Answer:
+    def _call(
+        self, function: Callable[..., Answer], request: object, timeout: float = _CALL_S, metadata: Metadata = ()
+    ) -> Answer:
         try:
-            return function(request, timeout=timeout)
+            return function(request, timeout=timeout, metadata=metadata)
         except grpc.RpcError as error:
             raise explain(error, self.address, plain=self._insecure and self._node is None) from error
 
-    def _transfer(self, function: Callable[..., Answer]) -> Callable[[object], Answer]:
-        return lambda request: self._call(function, request, _TRANSFER_S)
+    def _transfer(self, function: Callable[..., Answer], metadata: Metadata = ()) -> Callable[[object], Answer]:
+        return lambda request: self._call(function, request, _TRANSFER_S, metadata)
 
 
 def _pull(objects: list[str], read: Callable[[str], bytes]) -> dict[str, bytes]:

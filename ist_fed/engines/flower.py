@@ -47,7 +47,7 @@ def environment(home: Path) -> dict[str, str]:
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "1.0",  # seconds until a ServerApp starts; each look costs milliseconds
         "RAY_USAGE_STATS_ENABLED": "0",
         "MALLOC_MMAP_THRESHOLD_": str(1 << 20),  # see `device.return_freed_memory`
         "GRPC_VERBOSITY": "INFO",  # a failed handshake is said at this level

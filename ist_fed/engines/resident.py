@@ -23,7 +23,7 @@ from ist_fed.wire import open_step
 
 logger = logging.getLogger("ist_fed")
 
-_SOON_S, _POLL_S, _IDLE_S = 0.1, 0.3, 1.0  # between two questions for work: in the first second, of a run, without one
+_POLL_S, _IDLE_S = 0.3, 1.0  # between two questions for work that are not held: during a run, without one
 _PATIENCE = 5.0  # a server that answers slowly has much to do: so many times as long as it took until the next question
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0  # after a failure of the network
 _ADMISSION_S = 60.0  # in which a server comes to know a client
@@ -83,9 +83,9 @@ class Resident:
             if message is not None:
                 self._answer(message)
                 last = time.monotonic()
-            else:
+            elif not self._fleet.held:
                 now = time.monotonic()
-                pause = _SOON_S if now - last < 1 else _POLL_S if now - last < 30 else _IDLE_S
+                pause = _POLL_S if now - last < 30 else _IDLE_S
                 self._stop.wait(max(pause, _PATIENCE * (now - asked)))
         # Flower forgets the reply of a node that has left, if nobody has fetched it yet.
         time.sleep(max(0.0, last + _FETCHED_S - time.monotonic()))

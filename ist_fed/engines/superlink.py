@@ -1,10 +1,11 @@
-"""Flower's SuperLink, with four changes: `python -m ist_fed.engines.superlink …`.
+"""Flower's SuperLink, with five changes: `python -m ist_fed.engines.superlink …`.
 
 It logs whom it turned away and why; Flower tells the node only. It looks for tasks that have gone silent once a second;
 Flower does with every call, which writes to the database each time. Calls go to the database one after another:
 SQLite has one writer at a time, and lets the others sleep and try again for up to five seconds, after which they fail;
-a dozen clients so cost a third of a round, in sleeping and in connections opened and thrown away. And the database
-takes a few megabytes of memory, where Flower's takes 64 for each connection and maps 256 more. This relies on two
+a dozen clients so cost a third of a round, in sleeping and in connections opened and thrown away. The database
+takes a few megabytes of memory, where Flower's takes 64 for each connection and maps 256 more. And calls that ask for
+what is not there yet are held until it is, if the caller says so (`held.py`). This relies on two
 private names of Flower's interceptor, one of its state and two of its database.
 """
 
@@ -23,6 +24,8 @@ from flwr.supercore.corestate.sql_corestate import SqlCoreState
 from flwr.supercore.sql_mixin import SqlMixin
 from flwr.superlink.cli.flower_superlink import flower_superlink
 from sqlalchemy.orm import Session
+
+from ist_fed.engines.held import hold_calls
 
 _TIDY_S = 1.0
 
@@ -100,4 +103,5 @@ if __name__ == "__main__":
     tidy_seldom()
     one_by_one()
     keep_little()
+    hold_calls()
     flower_superlink()

@@ -58,6 +58,8 @@ def test_flower_still_has_the_private_names_that_are_relied_on(module: str) -> N
 def test_the_superlinks_changes_find_what_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is undone again, for the names are Flower's own."""
     from flwr.server.superlink.fleet.grpc_rere import node_auth_server_interceptor as interceptor
+    from flwr.server.superlink.fleet.grpc_rere.fleet_servicer import FleetServicer
+    from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
     from flwr.supercore import sql_mixin
     from flwr.supercore.corestate.sql_corestate import SqlCoreState
     from flwr.supercore.sql_mixin import SqlMixin
@@ -71,10 +73,24 @@ def test_the_superlinks_changes_find_what_they_change(monkeypatch: pytest.Monkey
     monkeypatch.setattr(SqlCoreState, "_cleanup_expired_task_tokens", lambda self: calls.append(self))
     monkeypatch.setattr(SqlMixin, "session", SqlMixin.session)
     monkeypatch.setattr(sql_mixin, "SQLITE_PRAGMAS", sql_mixin.SQLITE_PRAGMAS)
+    held = {
+        FleetServicer: ("PullMessages", "PullObject"),
+        SqlLinkState: ("store_message_and_object_tree", "store_object"),
+    }
+    plain = {(owner, name): getattr(owner, name) for owner, names in held.items() for name in names}
+    for (owner, name), method in plain.items():
+        monkeypatch.setattr(owner, name, method)
     superlink.tell()
     superlink.tidy_seldom()
     superlink.one_by_one()
     superlink.keep_little()
+    superlink.hold_calls()
+    for (owner, name), method in plain.items():
+        assert getattr(owner, name) is not method
+        assert (
+            list(inspect.signature(getattr(owner, name)).parameters)[:2]
+            == list(inspect.signature(method).parameters)[:2]
+        )
     pragmas = dict(sql_mixin.SQLITE_PRAGMAS)
     assert (pragmas["mmap_size"], pragmas["journal_mode"]) == ("0", "WAL")
     for _ in range(3):

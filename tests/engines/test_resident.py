@@ -16,7 +16,7 @@ from ist_fed.errors import FleetOver, FleetRefused, FleetUnknown, FleetUnreachab
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_SOON_S", "_POLL_S", "_IDLE_S", "_FIRST_WAIT_S", "_LONGEST_WAIT_S", "_ADMISSION_S"):
+    for name in ("_POLL_S", "_IDLE_S", "_FIRST_WAIT_S", "_LONGEST_WAIT_S", "_ADMISSION_S"):
         monkeypatch.setattr(resident, name, 0.001)
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 7
 
@@ -30,7 +30,7 @@ def message(number: int) -> Message:
 class Network:
     """Stands for the connection: gives what the script says, raises what is an exception."""
 
-    address, link = "host:9092", 5.0
+    address, link, held = "host:9092", 5.0, False
 
     def __init__(self, script: list[Any], pushes: list[Any] | None = None, joins: list[Any] | None = None) -> None:
         self._script, self._pushes, self._joins = iter(script), iter(pushes or []), iter(joins or [])
@@ -81,6 +81,19 @@ def test_it_answers_each_message_once_and_asks_for_a_run_once() -> None:
     network = served(Network([None, message(1), None, message(2)]), echo)
     assert [reply.metadata.reply_to_message_id for reply in network.pushed] == ["m1", "m2"]
     assert network.runs == 1
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_it_pauses_between_questions_unless_the_server_held_them(held: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    network = Network([None, message(1), None, None])
+    network.held = held
+    client = Resident(network, {}, lambda run: ClientApp())  # type: ignore[arg-type]
+    network.stop = client.stop
+    monkeypatch.setattr(client._stop, "wait", waited.append)
+    client.serve()
+    assert len(network.pushed) == 1
+    assert len(waited) == (0 if held else 4)
 
 
 def test_a_network_that_fails_delays_and_loses_nothing(caplog: pytest.LogCaptureFixture) -> None:
