@@ -60,15 +60,13 @@ class Flat(Mapping[str, Tensor]):
     def __init__(self, layout: Layout, runs: Sequence[Tensor], fresh: bool = False) -> None:
         self.layout, self.runs, self.fresh = layout, runs, fresh
 
-    @cached_property
-    def _runs(self) -> dict[str, tuple[Run, Tensor]]:
-        return {name: each for each in zip(self.layout, self.runs, strict=True) for name in each[0].names}
-
     def __getitem__(self, name: str) -> Tensor:
-        run, numbers = self._runs[name]
-        start, length, shape = run.places[name]
-        piece = numbers.narrow(0, start, length)
-        return piece if len(shape) == 1 else piece.view(shape)
+        for run, numbers in zip(self.layout, self.runs, strict=True):
+            if name in run.places:
+                start, length, shape = run.places[name]
+                piece = numbers.narrow(0, start, length)
+                return piece if len(shape) == 1 else piece.view(shape)
+        raise KeyError(name)
 
     def __iter__(self) -> Iterator[str]:
         return (name for run in self.layout for name in run.names)

@@ -31,13 +31,13 @@ def check_units(units: Units, sizes: Mapping[str, int]) -> dict[str, Tensor]:
         index = index.to("cpu", torch.int64)
         numbers = index.numpy()  # its calls cost less
         rising = numbers if (numbers[1:] > numbers[:-1]).all() else np.sort(numbers)
-        if len(rising) and not (rising[0] >= 0 and rising[-1] < sizes[axis]):
+        if rising.size and not (rising[0] >= 0 and rising[-1] < sizes[axis]):
             raise AxesError(
                 f"units of '{axis}' are numbered 0 to {sizes[axis] - 1}, but {rising[0]} to {rising[-1]} were asked for"
             )
         if rising is not numbers and (rising[1:] == rising[:-1]).any():
             raise AxesError(f"a subnet holds a unit once, but one of '{axis}' stands in it twice")
-        if len(index) < sizes[axis] or rising is not numbers:
+        if numbers.size < sizes[axis] or rising is not numbers:
             held[axis] = index
     return held
 

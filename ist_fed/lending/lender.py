@@ -1,19 +1,18 @@
 """The wide network while its units are lent out: cutting, merging at once, and what a round's report says."""
 
 import logging
-import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import fsum, isfinite, nan
 
 import torch
 from torch import Tensor
-from torch.profiler import record_function
 
 from ist_fed.arrays import Arrays
 from ist_fed.axes import Axes, sizes_of
+from ist_fed.clock import timed
 from ist_fed.cohort import Assignment, Outcome
 from ist_fed.coverage import Coverage
 from ist_fed.errors import RoundError
@@ -113,13 +112,9 @@ class Lender:
             f"{number}/{name}": loan.asked.arrays[name] for number, loan in self.out.items() for name in self._shared
         }
 
-    @contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
+    def timed(self, phase: str) -> AbstractContextManager[None]:
         """Add the time spent inside to a phase of the report."""
-        started = time.perf_counter()
-        with record_function(phase):
-            yield
-        self._tally.seconds[phase] += time.perf_counter() - started
+        return timed(self._tally.seconds, phase)
 
     def report(self, round: int, virtual: float | None) -> RoundReport:
         """What happened since the last report.

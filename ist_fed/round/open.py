@@ -1,21 +1,20 @@
 """A round that is open: what was sent to whom, what came back, and what it cost."""
 
 import logging
-import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import fsum, isfinite, nan
 from typing import Protocol
 
 from flwr.app import Message, Metadata
 from torch import Tensor
-from torch.profiler import record_function
 
 from ist_fed import wire
 from ist_fed.arrays import Arrays
 from ist_fed.axes import Axes
+from ist_fed.clock import timed
 from ist_fed.cohort import Outcome
 from ist_fed.coverage import Coverage
 from ist_fed.errors import RoundError, WireError
@@ -115,13 +114,9 @@ class Round:
         """Let a robust merge take the replies; some it refuses only when all of them are there."""
         self.robust = merge
 
-    @contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
+    def timed(self, phase: str) -> AbstractContextManager[None]:
         """Add the time spent inside to a phase."""
-        started = time.perf_counter()
-        with record_function(phase):  # a mark in the trace of a profiler, if there is one
-            yield
-        self._seconds[phase] += time.perf_counter() - started
+        return timed(self._seconds, phase)
 
     def sent(self, node: int, units: Units, nonce: str, label: wire.Label, message: Message) -> None:
         """Remember an order; of the subnet only its label is kept."""

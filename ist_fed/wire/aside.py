@@ -11,7 +11,8 @@ from ist_fed.errors import WireError
 from ist_fed.wire.excerpt import excerpt
 from ist_fed.wire.laid import Laid
 from ist_fed.wire.parcel import is_piece, records_of, source_of, take_records
-from ist_fed.wire.records import TICKET
+
+_TICKET = "ticket"  # field of a message's first record
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def lift(content: RecordDict) -> Laid | None:
 def leave(content: RecordDict, ticket: Ticket) -> None:
     """Leave a ticket in a message, among the fields of its first record: one of its own would cost calls of its own."""
     fields = next(_fields(content))
-    fields[TICKET] = json.dumps([ticket.name, ticket.port, ticket.size])
+    fields[_TICKET] = json.dumps([ticket.name, ticket.port, ticket.size])
 
 
 def ticket_of(content: RecordDict) -> Ticket | None:
@@ -55,7 +56,7 @@ def ticket_of(content: RecordDict) -> Ticket | None:
     Raises:
         WireError: it cannot be one.
     """
-    said = next((fields[TICKET] for fields in _fields(content) if TICKET in fields), None)
+    said = next((fields[_TICKET] for fields in _fields(content) if _TICKET in fields), None)
     if said is None:
         return None
     with suppress(TypeError, ValueError, RecursionError):
@@ -71,8 +72,8 @@ def ticket_of(content: RecordDict) -> Ticket | None:
 def put_back(content: RecordDict, came: bytearray | None) -> None:
     """Put bytes into a message in place of its ticket, as if they had come with it; without a ticket, do nothing."""
     for fields in _fields(content):
-        if TICKET in fields:
-            del fields[TICKET]
+        if _TICKET in fields:
+            del fields[_TICKET]
             if came:
                 content.update(records_of(Laid([memoryview(came)], received=came)))
             return

@@ -26,6 +26,9 @@ from ist_fed.wire.records import Fields, Record, Records
 ENCLOSED = 1 << 17
 """Bytes up to which a subnet lies in the record of its order or reply: a record of its own costs a call on its way."""
 
+Chunk = bytes | bytearray
+"""Some bytes of a parcel; as a `bytearray`, they belong to whoever has it."""
+
 _SUBNET, _LAYOUT = "subnet", "layout"
 
 
@@ -101,10 +104,6 @@ def pack(arrays: Arrays) -> Parcel:
     named = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, NAMES[item[1].dtype]))
     layout = write_layout(tuple((name, array.dtype, tuple(array.shape)) for name, array in named))
     return Parcel(layout, Laid(_bytes_of(array) for _, array in named))
-
-
-Chunk = bytes | bytearray
-"""Some bytes of a parcel; as a `bytearray`, they are whoever's has it."""
 
 
 def take_pieces(records: MutableMapping[str, Record], key: str) -> list[Chunk]:

@@ -19,8 +19,8 @@ Fields = dict[str, ConfigRecordValues]
 
 Kind = TypeVar("Kind", ArrayRecord, ConfigRecord, MetricRecord)
 
-ORDER, REPLY, EXTRA, NODE, STEP, TICKET = "order", "reply", "config", "node", "step", "ticket"
-"""Names of the records in a message; a ticket is a field of one."""
+ORDER, REPLY, EXTRA, NODE, STEP = "order", "reply", "config", "node", "step"
+"""Names of the records in a message."""
 
 
 def content_of(message: Message) -> RecordDict:
