@@ -104,6 +104,9 @@ def build_undrawn(build: Build, sizes: Mapping[str, int]) -> nn.Module:
     return build(**sizes)
 
 
+_WRITES_NOTHING = ("requires_grad_", "share_memory_")
+
+
 class _Undrawn(TorchFunctionMode):
     """Leaves parameters as they are, whatever is to be written to them: by a method, or by `torch.nn.init`."""
 
@@ -116,7 +119,9 @@ class _Undrawn(TorchFunctionMode):
     ) -> Any:
         given = kwargs or {}
         target = args[0] if args else given.get("tensor")
-        if isinstance(target, nn.Parameter) and func.__name__.endswith("_") and not func.__name__.endswith("__"):
+        name = func.__name__
+        writes = name.endswith("_") and not name.endswith("__") and name not in _WRITES_NOTHING
+        if writes and isinstance(target, nn.Parameter):
             return target
         return func(*args, **given)
 

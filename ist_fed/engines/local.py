@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ist_fed import wire
-from ist_fed.arrays import Arrays, arrays_of
+from ist_fed.arrays import Arrays, arrays_of, build_undrawn
 from ist_fed.batched import Choice, Job, NotTogether, Pool, Way, choose, train_together
 from ist_fed.cohort import Assignment, Outcome
 from ist_fed.device import pick_device, tf32_products
@@ -150,7 +150,7 @@ class LocalGrid(InProcessGrid):
 
     def _network(self, job: Job) -> nn.Module:
         with seeded(0):
-            return self._task.build(**dict(job.sizes)).to(self.device)
+            return build_undrawn(self._task.build, dict(job.sizes)).to(self.device)
 
     def _together(self, job: Job, chunk: Sequence[_Part], choice: Choice) -> list[Outcome]:
         began = time.perf_counter()
