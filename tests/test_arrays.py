@@ -134,6 +134,13 @@ def test_what_is_drawn_beside_the_state_is_drawn_as_ever() -> None:
         assert torch.equal(drawn.projection, undrawn.projection)
 
 
+def test_what_is_frozen_is_frozen_undrawn() -> None:
+    def build() -> nn.Module:
+        return nn.Linear(4, 4).requires_grad_(False)
+
+    assert not any(parameter.requires_grad for parameter in build_undrawn(build, {}).parameters())
+
+
 def test_undrawn_weights_cost_no_time_and_no_memory() -> None:
     before = torch.get_rng_state()
     module = build_undrawn(

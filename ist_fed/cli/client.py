@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -17,7 +18,7 @@ from ist_fed.cli.install import install
 from ist_fed.engines.apps import Apps, Config
 from ist_fed.engines.fleet import Fleet
 from ist_fed.engines.flower import environment, free_port
-from ist_fed.engines.resident import Resident
+from ist_fed.engines.resident import ADMISSION_S, Resident
 from ist_fed.errors import EngineError, PkiError
 from ist_fed.pki import Kit, open_kit
 from ist_fed.pki.revocation import read_revoked
@@ -26,6 +27,8 @@ from ist_fed.privacy.secure.limits import FLOOR, MIN_COHORT
 
 app = typer.Typer(help="The client: it holds the data, and trains its part of the network.", no_args_is_help=True)
 app.command()(install)
+
+_AGAIN_S = 2.0  # until a SuperNode that was not admitted is started again
 
 
 @app.callback()
@@ -185,7 +188,11 @@ def _supernode(kit: Kit | None, server: str | None, config: Config) -> int:
     command += ["--node-config", " ".join(said), "--host", "127.0.0.1", "--port", str(free_port())]
     # Its SuperExec starts a process for every message, and is to look for the next one soon.
     env = environment(Path.home() / ".ist_fed") | {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"}
-    return subprocess.run(command, env=env, check=False).returncode
+    # A server that starts with this client may not know it for a moment; a SuperNode ends when it hears so.
+    deadline = time.monotonic() + ADMISSION_S
+    while (code := subprocess.run(command, env=env, check=False).returncode) and time.monotonic() < deadline:
+        time.sleep(_AGAIN_S)
+    return code
 
 
 def _log() -> None:

@@ -26,9 +26,11 @@ logger = logging.getLogger("ist_fed")
 _POLL_S, _IDLE_S = 0.3, 1.0  # between two questions for work that are not held: during a run, without one
 _PATIENCE = 5.0  # a server that answers slowly has much to do: so many times as long as it took until the next question
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0  # after a failure of the network
-_ADMISSION_S = 60.0  # in which a server comes to know a client
 _FETCHED_S = 3.0  # in which a reply is fetched: a strategy asks twice a second
 _APP_RAISED = 2  # Flower's error code for an exception in a ClientApp
+
+ADMISSION_S = 60.0
+"""Seconds in which a server comes to know a client."""
 
 LINK = "link"
 """Record of a client's state that says how fast its link was last."""
@@ -92,7 +94,7 @@ class Resident:
 
     def _join(self) -> int:
         """Join; a server that starts with this client may not know it for a moment."""
-        deadline, said = time.monotonic() + _ADMISSION_S, False
+        deadline, said = time.monotonic() + ADMISSION_S, False
         while True:
             try:
                 return self._fleet.join()
@@ -102,7 +104,7 @@ class Resident:
                 if not said:
                     logger.warning("%s; trying for a minute", error)
                 said = True
-                self._stop.wait(_ADMISSION_S / 20)
+                self._stop.wait(ADMISSION_S / 20)
 
     def _answer(self, message: Message) -> None:
         """Work, and send the reply; while there is no network it is kept, and nothing else is taken up."""

@@ -16,7 +16,7 @@ from ist_fed.errors import FleetOver, FleetRefused, FleetUnknown, FleetUnreachab
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_POLL_S", "_IDLE_S", "_FIRST_WAIT_S", "_LONGEST_WAIT_S", "_ADMISSION_S"):
+    for name in ("_POLL_S", "_IDLE_S", "_FIRST_WAIT_S", "_LONGEST_WAIT_S", "ADMISSION_S"):
         monkeypatch.setattr(resident, name, 0.001)
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 7
 
@@ -136,7 +136,7 @@ def test_what_it_holds_is_finished_before_it_stops() -> None:
 
 
 def test_a_server_that_does_not_know_it_yet_is_asked_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resident, "_ADMISSION_S", 0.1)
+    monkeypatch.setattr(resident, "ADMISSION_S", 0.1)
     unknown = FleetUnknown("unknown")
     assert len(served(Network([message(1)], joins=[unknown, unknown, 7]), echo).pushed) == 1
     with pytest.raises(FleetUnknown):
