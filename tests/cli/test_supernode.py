@@ -2,11 +2,12 @@
 
 import subprocess
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import pytest
 
-from ist_fed.cli import client
+client = import_module("ist_fed.cli.client")  # the package holds an app of that name
 
 
 def codes(monkeypatch: pytest.MonkeyPatch, given: Sequence[int]) -> list[list[str]]:
