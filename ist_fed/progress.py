@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -23,19 +24,27 @@ class Progress:
             failed for want of room on a disk.
         process: id of the process that trains.
         reason: why it failed.
+        born: when that process began, for its id may be another's by now; empty where the system does not tell.
     """
 
     state: State
     process: int
     reason: str = ""
+    born: str = ""
 
     @property
     def alive(self) -> bool:
         """Whether it is working, and the process that says so is there."""
         with suppress(OSError):
             os.kill(self.process, 0)
-            return self.state == "working"
+            return self.state == "working" and self.born == _born(self.process)
         return False
+
+    def end(self) -> None:
+        """End the process at once if it is alive, and certainly the one that said so."""
+        if self.alive and self.born:
+            with suppress(OSError):
+                os.kill(self.process, signal.SIGKILL)
 
 
 @contextmanager
@@ -72,8 +81,18 @@ def forget(run: Run) -> None:
 def _write(run: Run, state: State, reason: str = "") -> None:
     temporary = _path(run).with_suffix(".tmp")
     with suppress(OSError):  # a full disk must not hide the error that is being reported
-        temporary.write_text(json.dumps(asdict(Progress(state, os.getpid(), reason))))
+        said = Progress(state, os.getpid(), reason, _born(os.getpid()))
+        temporary.write_text(json.dumps(asdict(said)))
         temporary.replace(_path(run))
+
+
+def _born(process: int) -> str:
+    """Which start of the machine a process began after, and how long after."""
+    with suppress(OSError, IndexError):
+        # Its name, in brackets, may hold anything; of what follows, the twentieth is the time.
+        ticks = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {ticks}"
+    return ""
 
 
 def _path(run: Run) -> Path:

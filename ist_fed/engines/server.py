@@ -6,8 +6,6 @@ goes on where the last one ended.
 
 import fcntl
 import logging
-import os
-import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -71,9 +69,8 @@ class Server:
         if work is None or work.submitted is None:
             return
         self._await_end(work.run)
-        if (said := progress(work.run)) is not None and said.alive:
-            with suppress(OSError):
-                os.kill(said.process, signal.SIGKILL)
+        if (said := progress(work.run)) is not None:
+            said.end()
         work.submitted = None
 
     def _has_room(self) -> bool:
@@ -176,6 +173,8 @@ class Server:
 
     def _submit(self, work: "_Work") -> None:
         run = work.run
+        if (said := progress(run)) is not None:  # of whom a server that was killed has left behind, on the run's port
+            said.end()
         forget(run)
         config: dict[str, str | bool] = {
             "scenario": run.scenario.to_toml(),

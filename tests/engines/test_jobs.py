@@ -2,6 +2,10 @@
 
 import errno
 import os
+import signal
+import subprocess
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +16,7 @@ from ist_fed.engines.refusals import Refusals
 from ist_fed.engines.site import Site
 from ist_fed.errors import EngineError, Interrupted
 from ist_fed.pki import Federation, make_request
-from ist_fed.progress import forget, progress, reported
+from ist_fed.progress import _born, forget, progress, reported
 from ist_fed.run import Run
 from ist_fed.scenario import parse_scenario
 
@@ -76,6 +80,23 @@ class TestProgress:
         said = progress(run)
         assert said is not None
         assert not said.alive
+
+    @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="here no process says when it began")
+    def test_it_ends_who_said_so_and_never_another_of_the_same_id(self, tmp_path: Path) -> None:
+        run = Run.create(tmp_path / "run", SCENARIO)
+        with reported(run):
+            mine = progress(run)
+        with subprocess.Popen(["sleep", "60"]) as other:
+            assert mine is not None
+            stale = replace(mine, state="working", process=other.pid)  # what was said by whoever had this id before
+            unsure = replace(stale, born="")
+            for said in (stale, unsure):
+                assert not said.alive
+                said.end()
+            time.sleep(0.05)
+            assert other.poll() is None
+            replace(stale, born=_born(other.pid)).end()
+            assert other.wait(10) == -signal.SIGKILL
 
     @pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"state": "working"}'])
     def test_what_cannot_be_read_says_nothing(self, tmp_path: Path, text: str) -> None:
