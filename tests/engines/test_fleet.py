@@ -1,10 +1,13 @@
 """The connection to Flower's Fleet API: the private names it stands on, and what is made of errors."""
 
+import asyncio
 import inspect
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -96,6 +99,37 @@ def test_the_superlinks_changes_find_what_they_change(monkeypatch: pytest.Monkey
     for _ in range(3):
         SqlCoreState._cleanup_expired_task_tokens(None)  # type: ignore[arg-type]
     assert calls == [None]
+
+
+def test_what_a_server_app_asks_passes_by_the_layers_of_the_control_api(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flwr.superlink.routers.control import middlewares
+
+    from ist_fed.engines import superlink
+
+    layers = [layer for name, layer in vars(middlewares).items() if re.fullmatch(r"Control\w+Middleware", name)]
+    assert len(layers) == 4
+    asked: list[tuple[str, str]] = []
+
+    async def app(scope: dict[str, str], receive: None, send: None) -> None:
+        asked.append(("app", scope["path"]))
+
+    for layer in layers:
+
+        async def plain(self: Any, scope: dict[str, str], receive: None, send: None) -> None:
+            asked.append(("layer", scope["path"]))
+
+        monkeypatch.setattr(layer, "__call__", plain)
+    superlink.go_straight()
+    for layer in layers:
+        made = layer(app)
+        for path in ("/v1/runtime/push-object", "/v1/control/start-run", "/v1/runtimes", "/x/v1/runtime/"):
+            asyncio.run(made({"type": "http", "path": path}, None, None))
+    assert asked == 4 * [
+        ("app", "/v1/runtime/push-object"),
+        ("layer", "/v1/control/start-run"),
+        ("layer", "/v1/runtimes"),
+        ("layer", "/x/v1/runtime/"),
+    ]
 
 
 def test_calls_take_turns_at_the_superlinks_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
