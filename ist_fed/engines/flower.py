@@ -49,7 +49,9 @@ def environment(home: Path) -> dict[str, str]:
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "1.0",  # seconds until a ServerApp starts; each look costs milliseconds
         "RAY_USAGE_STATS_ENABLED": "0",
-        "MALLOC_MMAP_THRESHOLD_": str(1 << 20),  # see `device.return_freed_memory`
+        # See `device.return_freed_memory`; but what comes and goes while a large subnet is on its way stays.
+        "MALLOC_MMAP_THRESHOLD_": str(1 << 22),
+        "MALLOC_TRIM_THRESHOLD_": str(1 << 26),
         "GRPC_VERBOSITY": "INFO",  # a failed handshake is said at this level
         # Flower starts its programs by bare name, and a user's own task may lie in the folder of the command.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),

@@ -13,7 +13,7 @@ decimal, how many the server has: to ask just that, none is sent."""
 TICKET, AT, SIZE = "ticket", "at", "size"
 """Metadata of a call."""
 
-MESSAGE = 1 << 20
+MESSAGE = 1 << 19
 """Most bytes in one message of a stream: gRPC holds several at once, and larger ones are hardly faster."""
 
 OPTIONS = [
