@@ -1,7 +1,9 @@
-"""Flower's SuperLink, with six changes: `python -m ist_fed.engines.superlink …`.
+"""Flower's SuperLink, with seven changes: `python -m ist_fed.engines.superlink …`.
 
 - It logs whom it turned away and why; Flower tells the node only.
 - It looks for tasks that have gone silent once a second; Flower does with every call, which writes to the database.
+- It writes down once a second how many bytes have travelled; Flower does with every object. Nothing but its own
+  statistics needs to know, which may lack the last second of a SuperLink that was killed.
 - Calls go to the database one after another: SQLite has one writer at a time, and lets the others sleep and try again
   for up to five seconds, after which they fail; a dozen clients so cost a third of a round, in sleeping and in
   connections opened and thrown away.
@@ -10,7 +12,7 @@
 - What a ServerApp asks does not pass through the four layers that look after the Control API alone, which took a tenth
   of the processor time of small rounds.
 
-This relies on two private names of Flower's interceptor, one of its state and two of its database.
+This relies on two private names of Flower's interceptor, two of its state and two of its database.
 """
 
 import gc
@@ -24,6 +26,7 @@ from typing import Any
 import grpc
 from flwr.common import log
 from flwr.server.superlink.fleet.grpc_rere import node_auth_server_interceptor as interceptor
+from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore import sql_mixin
 from flwr.supercore.corestate.sql_corestate import SqlCoreState
 from flwr.supercore.sql_mixin import SqlMixin
@@ -33,7 +36,7 @@ from sqlalchemy.orm import Session
 
 from ist_fed.engines.held import hold_calls
 
-_TIDY_S = 1.0
+_SELDOM_S = 1.0
 _RUNTIME = "/v1/runtime/"  # where ServerApps ask
 
 MARK = "turned a node away"
@@ -79,10 +82,32 @@ def tidy_seldom() -> None:
     def seldom(self: SqlCoreState) -> None:
         nonlocal next_time
         if (now := time.monotonic()) >= next_time:
-            next_time = now + _TIDY_S
+            next_time = now + _SELDOM_S
             tidy(self)
 
     SqlCoreState._cleanup_expired_task_tokens = seldom  # type: ignore[method-assign]
+
+
+def count_seldom() -> None:
+    """Let the state write down what has travelled once a second at most."""
+    store, lock = SqlLinkState.store_traffic, threading.Lock()
+    travelled: dict[int, list[int]] = {}  # run → bytes sent, bytes received
+    next_time = 0.0
+
+    def seldom(self: SqlLinkState, run_id: int, *, bytes_sent: int, bytes_recv: int) -> None:
+        nonlocal next_time
+        due = dict[int, list[int]]()
+        with lock:
+            sums = travelled.setdefault(run_id, [0, 0])
+            sums[0], sums[1] = sums[0] + bytes_sent, sums[1] + bytes_recv
+            if (now := time.monotonic()) >= next_time:
+                next_time = now + _SELDOM_S
+                due = travelled.copy()
+                travelled.clear()
+        for run, (sent, received) in due.items():
+            store(self, run, bytes_sent=sent, bytes_recv=received)
+
+    SqlLinkState.store_traffic = seldom  # type: ignore[method-assign]
 
 
 def keep_little() -> None:
@@ -129,6 +154,7 @@ def _past(layer: Callable[[Any, Any, Any, Any], Awaitable[None]]) -> Callable[[A
 if __name__ == "__main__":
     tell()
     tidy_seldom()
+    count_seldom()
     one_by_one()
     keep_little()
     hold_calls()

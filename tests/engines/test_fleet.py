@@ -78,13 +78,14 @@ def test_the_superlinks_changes_find_what_they_change(monkeypatch: pytest.Monkey
     monkeypatch.setattr(sql_mixin, "SQLITE_PRAGMAS", sql_mixin.SQLITE_PRAGMAS)
     held = {
         FleetServicer: ("PullMessages", "PullObject"),
-        SqlLinkState: ("store_message_and_object_tree", "store_object"),
+        SqlLinkState: ("store_message_and_object_tree", "store_object", "store_traffic"),
     }
     plain = {(owner, name): getattr(owner, name) for owner, names in held.items() for name in names}
     for (owner, name), method in plain.items():
         monkeypatch.setattr(owner, name, method)
     superlink.tell()
     superlink.tidy_seldom()
+    superlink.count_seldom()
     superlink.one_by_one()
     superlink.keep_little()
     superlink.hold_calls()
@@ -99,6 +100,28 @@ def test_the_superlinks_changes_find_what_they_change(monkeypatch: pytest.Monkey
     for _ in range(3):
         SqlCoreState._cleanup_expired_task_tokens(None)  # type: ignore[arg-type]
     assert calls == [None]
+
+
+def test_what_has_travelled_is_written_down_once_a_second_and_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+
+    from ist_fed.engines import superlink
+
+    written: list[tuple[int, int, int]] = []
+
+    def plain(self: None, run_id: int, *, bytes_sent: int, bytes_recv: int) -> None:
+        written.append((run_id, bytes_sent, bytes_recv))
+
+    monkeypatch.setattr(SqlLinkState, "store_traffic", plain)
+    monkeypatch.setattr(superlink, "_SELDOM_S", 0.2)
+    superlink.count_seldom()
+    store: Any = SqlLinkState.store_traffic
+    for run in (1, 1, 2, 1):
+        store(None, run, bytes_sent=10 * run, bytes_recv=1)
+    assert written == [(1, 10, 1)]
+    time.sleep(0.25)
+    store(None, 2, bytes_sent=0, bytes_recv=5)
+    assert written[1:] == [(1, 20, 2), (2, 20, 6)]
 
 
 def test_what_a_server_app_asks_passes_by_the_layers_of_the_control_api(monkeypatch: pytest.MonkeyPatch) -> None:
