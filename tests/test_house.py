@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS = [
     ["errors"],
-    ["seeds", "files", "tensors", "arrays", "flat", "device", "board", "tables", "pki", "capacity"],
+    ["seeds", "files", "tensors", "arrays", "flat", "device", "board", "tables", "pki", "capacity", "clock"],
     ["axes", "models"],
     ["places", "tasks"],
     ["subnet", "batches"],
