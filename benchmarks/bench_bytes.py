@@ -61,13 +61,14 @@ IST4 = Method(name="IST n=4", overrides=('rule={{name="disjoint",groups=4}}',))
 IST8 = Method(name="IST n=8", overrides=('rule={{name="disjoint",groups=8}}',))
 KEPT4 = Method(name="IST n=4, draw kept 4 rounds", overrides=('rule={{name="disjoint",groups=4,keep=4}}',))
 KEPT8 = Method(name="IST n=8, draw kept 8 rounds", overrides=('rule={{name="disjoint",groups=8,keep=8}}',))
+KEPT16 = Method(name="IST n=8, draw kept 16 rounds", overrides=('rule={{name="disjoint",groups=8,keep=16}}',))
 ABLATIONS = (
     Method(name="no repartition", overrides=('rule={{name="disjoint",groups=8,keep=1000,rotate=false}}',)),
     Method(name="one draw, clients move on", overrides=('rule={{name="disjoint",groups=8,keep=1000}}',)),
     Method(name="no normalisation", overrides=('rule={{name="disjoint",groups=8}}', 'options={{norm="none"}}')),
 )
-COMPARED = (FEDAVG, IST4, IST8, KEPT4, KEPT8)
-PROMISED = ((IST4, 8), (IST8, 20), (KEPT4, 8), (KEPT8, 20))
+COMPARED = (FEDAVG, IST4, IST8, KEPT4, KEPT8, KEPT16)
+PROMISED = ((IST4, 8), (IST8, 20), (KEPT4, 8), (KEPT8, 20), (KEPT16, 20))
 
 
 # --- Running ----------------------------------------------------------------------------------------------------------
@@ -259,10 +260,14 @@ def verdict(method: Method, target: float, mine: Pair, fedavg: Pair) -> str:
         if max(median, mean) >= target
         else "MISSED"
     )
-    best, reference = (100 * statistics.median(run["final"] for run in each.accuracy) for each in (mine, fedavg))
+    gaps = [
+        round(100 * (of([run["final"] for run in mine.accuracy]) - of([run["final"] for run in fedavg.accuracy])), 3)
+        for of in (statistics.median, statistics.mean)
+    ]
+    near = "met" if min(gaps) >= -0.5 else "met by one of the two only" if max(gaps) >= -0.5 else "MISSED"
     return (
         f"{method.name}: ≥ {target} × fewer bytes: {median:.1f} × by medians, {mean:.1f} × by means, {met}; final "
-        f"accuracy within 0.5 points: {best - reference:+.2f}, {'met' if best - reference >= -0.5 else 'MISSED'}."
+        f"accuracy within 0.5 points: {gaps[0]:+.2f} by medians, {gaps[1]:+.2f} by means, {near}."
     )
 
 
@@ -286,7 +291,7 @@ def cell(runs: Mapping[float, Sequence[Mapping[str, Any]]]) -> str:
 
 def quick() -> None:
     bench = Bench(None, fresh=True)
-    for method in (FEDAVG, IST4, IST8, KEPT8, *ABLATIONS):
+    for method in (FEDAVG, IST4, IST8, KEPT8, KEPT16, *ABLATIONS):
         bench.runs(method, 0.1, SEEDS[:1], steps=10, rounds=3)
 
 
@@ -319,7 +324,12 @@ def main() -> None:
         "command": "make bench-bytes",
         "columns": COLUMNS,
         "rows": rows(COMPARED),
-        "notes": ["Median over 5 seeds, and the range. Bytes are per client, down and up.", *verdicts(chosen)],
+        "notes": [
+            "Median over 5 seeds, and the range. Bytes are per client, down and up.",
+            "The draw kept 16 rounds, in which every client trains every subnet twice, was added when the others had "
+            "been seen, because it did well on three seeds that are not reported.",
+            *verdicts(chosen),
+        ],
         "tables": [],
     }
     bench.save()
@@ -339,7 +349,7 @@ def main() -> None:
     tuning |= {each.name: tune(bench, each) for each in ABLATIONS}
     chosen |= {each.name: pair(bench, each, *[choose(tuning[each.name])] * 2) for each in ABLATIONS}
     bench.results["tables"].append(
-        {"title": "Ablations at n = 8", "columns": COLUMNS, "rows": rows((IST8, KEPT8, *ABLATIONS))}
+        {"title": "Ablations at n = 8", "columns": COLUMNS, "rows": rows((IST8, KEPT8, KEPT16, *ABLATIONS))}
     )
     bench.save()
     bench.results["tables"].append(

@@ -59,7 +59,7 @@ class Assignment:
     @cached_property
     def sizes(self) -> dict[str, int]:
         """Units of each axis."""
-        return {axis: len(held) for axis, held in self.units.items()}
+        return {axis: held.numel() for axis, held in self.units.items()}
 
     @cached_property
     def order(self) -> dict[str, Any]:

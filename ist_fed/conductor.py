@@ -13,7 +13,6 @@ from torch import Tensor
 from ist_fed import wire
 from ist_fed.arrays import Arrays, Build, arrays_of, build_on_meta
 from ist_fed.axes import infer
-from ist_fed.capacity import share
 from ist_fed.cohort import Assignment, Direct, Outcome
 from ist_fed.coverage import Coverage
 from ist_fed.exchange import exchange
@@ -31,7 +30,7 @@ from ist_fed.round import Round, RoundReport
 from ist_fed.rules import Lease, Node, Plan, Rule, plan_round
 from ist_fed.sealed import SealedRounds
 from ist_fed.server_optimizer import Server, ServerOptimizer
-from ist_fed.subnet import axes_apart, extract_each
+from ist_fed.subnet import axes_apart
 from ist_fed.train import Training, learning_rate
 from ist_fed.travelling import Travelling
 
@@ -224,9 +223,8 @@ class Conductor:
         this = Round(number, tuple(clients.values()), beside, self.travelling.axes, self.coverage)
         with this.timed("assign"):
             plan = self._plan(this, number, terms.rule, nodes, arrays)
-        wide: Arrays = beside
         if self._in_place and _shares_nothing(plan, self.sizes):
-            wide = this.in_place()
+            this.in_place()
             arrays.clear()  # nor may anyone take these for what they were
         held = [(units, cohort) for units, cohort in zip(plan.subnets, plan.cohorts, strict=True) if cohort]
 
@@ -244,11 +242,11 @@ class Conductor:
                 lr=learning_rate(terms.training, number, self._rounds or number),
                 training=terms.training,
                 scales=self._rescaling.scales(
-                    terms.training.rescale, self.sizes, {axis: len(index) for axis, index in units.items()}
+                    terms.training.rescale, self.sizes, {axis: index.numel() for axis, index in units.items()}
                 ),
             )
 
-        subnets = extract_each(wide, self.travelling.axes, [units for units, _ in held])
+        subnets = this.cut([units for units, _ in held])
         assignments = map(assignment, held, subnets)  # which keeps none of them
         if self._network is None:
             return this, assignments
@@ -303,7 +301,7 @@ class Conductor:
             trips = self._simulated.trips({node: seconds for node, (_, seconds) in times.items()})
             report = replace(report, virtual=self._network.round_seconds(trips.values()))
             times = {node: (units, trips[node].alone) for node, (units, _) in times.items()}
-        self._roster.learn({node: (share(units, self.sizes), took) for node, (units, took) in times.items()})
+        self._roster.learn(times)
         return self._told(report)
 
 

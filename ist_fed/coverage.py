@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ist_fed.axes import Axes
 from ist_fed.errors import AxesError
-from ist_fed.places import Units
+from ist_fed.places import Units, of_one_size
 
 _Key = tuple[str, ...]
 
@@ -38,18 +38,26 @@ class Coverage:
         self._whole = set[_Key]()  # of which nothing is left to mark
         self.trained = untrained(sizes)
 
-    def mark(self, units: Units) -> None:
-        """Say that a subnet was trained and merged."""
-        held = {axis: index.numpy() for axis, index in units.items()}
+    def mark(self, *subnets: Units) -> None:
+        """Say that subnets were trained and merged."""
+        for numbers, held in of_one_size(dict(enumerate(subnets))):  # at once: a call takes longer than what it marks
+            self._mark(held)
+            _count(self.trained, held, len(numbers))
+
+    def _mark(self, held: Mapping[str, np.ndarray]) -> None:
+        """Mark subnets of one size: subnets × units of each axis; one that is left out is held whole."""
         for key in self._grids.keys() - self._whole:
             sizes = zip(key, self._grids[key].shape, strict=True)
-            along = [held[axis] if axis in held else np.arange(size) for axis, size in sizes]
-            if tuple(map(len, along)) == self._grids[key].shape:
+            along = [held[axis] if axis in held else np.arange(size)[None] for axis, size in sizes]
+            if tuple(each.shape[1] for each in along) == self._grids[key].shape:
                 self._fill(key)
                 continue
             grid = self._grids[key] = self._grids[key].contiguous()
-            grid.numpy()[np.ix_(*along)] = True  # whose calls cost less than torch's
-        count_trained(self.trained, units)
+            others = [1] * len(along)
+            marked = [
+                each.reshape(len(each), *others[:at], each.shape[1], *others[at + 1 :]) for at, each in enumerate(along)
+            ]
+            grid.numpy()[tuple(marked)] = True  # whose calls cost less than torch's
 
     def fraction(self) -> float:
         """Share of the network's floating-point coordinates trained so far, from 0 to 1."""
@@ -103,8 +111,16 @@ def untrained(sizes: Mapping[str, int]) -> dict[str, Tensor]:
 
 def count_trained(trained: Mapping[str, Tensor], units: Units) -> None:
     """Count a subnet that was trained and merged, in place; an axis left out of it is held whole."""
+    _count(trained, {axis: index.numpy()[None] for axis, index in units.items()}, 1)
+
+
+def _count(trained: Mapping[str, Tensor], held: Mapping[str, np.ndarray], subnets: int) -> None:
+    """The same for subnets of one size: subnets × units of each axis."""
     for axis, counts in trained.items():
-        counts.numpy()[units[axis].numpy() if axis in units else slice(None)] += 1
+        if axis in held:
+            counts += torch.from_numpy(np.bincount(held[axis].ravel(), minlength=len(counts)))
+        else:
+            counts += subnets
 
 
 def _key(axes: Axes, name: str) -> _Key:

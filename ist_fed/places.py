@@ -1,7 +1,9 @@
 """Where the units of a subnet stand in each array, and reading and writing there."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -40,6 +42,55 @@ def check_units(units: Units, sizes: Mapping[str, int]) -> dict[str, Tensor]:
         if numbers.size < sizes[axis] or rising is not numbers:
             held[axis] = index
     return held
+
+
+class Checked(NamedTuple):
+    """Subnets of one size whose units were checked.
+
+    Args:
+        numbers: of the subnets.
+        held: the units of each, as `check_units` gives them.
+        units: axis → subnets × units.
+    """
+
+    numbers: list[int]
+    held: list[dict[str, Tensor]]
+    units: dict[str, np.ndarray]
+
+
+def check_each(subnets: Sequence[Units], sizes: Mapping[str, int]) -> Iterator[Checked]:
+    """`check_units` for several subnets; those in order, as a plan's are, are looked at together."""
+    plain = {number: dict(units) for number, units in enumerate(subnets) if all(map(_is_plain, units.values()))}
+    odd = {number: check_units(units, sizes) for number, units in enumerate(subnets) if number not in plain}
+    for numbers, units in of_one_size(plain):
+        if all(_in_order(held, sizes.get(axis, 0)) for axis, held in units.items()):
+            split = {axis: held for axis, held in units.items() if held.shape[1] < sizes[axis]}
+            yield Checked(numbers, [{axis: plain[number][axis] for axis in split} for number in numbers], split)
+        else:
+            odd |= {number: check_units(subnets[number], sizes) for number in numbers}
+    for numbers, units in of_one_size(odd):
+        yield Checked(numbers, [odd[number] for number in numbers], units)
+
+
+def _is_plain(units: Tensor) -> bool:
+    return isinstance(units, Tensor) and units.dtype == torch.int64 and units.is_cpu and units.ndim == 1
+
+
+def of_one_size(subnets: Mapping[int, Mapping[str, Tensor]]) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
+    """The numbers of subnets that hold equally much, and the units that they hold: axis → subnets × units."""
+    alike = defaultdict[tuple[tuple[str, int], ...], list[int]](list)
+    for number, units in subnets.items():
+        alike[tuple((axis, index.numel()) for axis, index in units.items())].append(number)
+    for counts, numbers in alike.items():
+        yield numbers, {axis: np.stack([subnets[number][axis].numpy() for number in numbers]) for axis, _ in counts}
+
+
+def _in_order(units: np.ndarray, size: int) -> bool:
+    """Whether the numbers of each row rise, from 0 to less than `size`."""
+    if not units.shape[1]:
+        return size > 0
+    rising = bool((units[:, 1:] > units[:, :-1]).all())
+    return rising and bool(units[:, 0].min() >= 0 and units[:, -1].max() < size)
 
 
 def names_held(arrays: Iterable[str], axes: Axes, units: Units) -> list[str]:

@@ -9,12 +9,13 @@ from typing import Literal
 from flwr.serverapp import Grid
 
 from ist_fed import wire
-from ist_fed.capacity import adapted
+from ist_fed.capacity import adapted, share
 from ist_fed.cohort import Direct
 from ist_fed.device import format_bytes
 from ist_fed.errors import RoundError, WireError
 from ist_fed.exchange import exchange
 from ist_fed.liveness import present
+from ist_fed.places import Units
 from ist_fed.round import Client
 from ist_fed.train import Training
 
@@ -86,17 +87,17 @@ class Roster:
             )
         return sorted(wide, key=lambda client: (client.number, client.node))
 
-    def learn(self, times: Mapping[int, tuple[float, float]]) -> None:
+    def learn(self, times: Mapping[int, tuple[Units, float]]) -> None:
         """Let capacities follow what a round took, if that is wanted.
 
         Args:
-            times: node → fraction of the network's units that it held, and seconds.
+            times: node → what it held of the network, and seconds.
         """
         if not self._adapt:
             return
         nodes = [node for node in times if node in self._known]
         capacities = [self._known[node].capacity for node in nodes]
-        shares, seconds = [times[node][0] for node in nodes], [times[node][1] for node in nodes]
+        shares, seconds = [share(times[node][0], self._sizes) for node in nodes], [times[node][1] for node in nodes]
         for node, capacity in zip(nodes, adapted(capacities, shares, seconds), strict=True):
             self._known[node] = replace(self._known[node], capacity=capacity)
 
@@ -123,11 +124,11 @@ class Roster:
             said = grid.profiles(nodes, wire.Question(sizes=self._sizes, training=self._training))
         else:
             said = self._answers(nodes, grid, timeout, silent.__setitem__)
-        steps: dict[int, tuple[float, float]] = {}
+        steps: dict[int, tuple[Units, float]] = {}
         for node, profile in said:
             if isinstance(profile, wire.Profile):
                 del silent[node]
-                self._known[node], steps[node] = self._client(node, profile), (1.0, profile.step_seconds)
+                self._known[node], steps[node] = self._client(node, profile), ({}, profile.step_seconds)
             else:
                 silent[node], self._known[node] = profile, _unknown(node)
         self.learn(steps)

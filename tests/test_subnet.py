@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from torch import Tensor
 from ist_fed.arrays import arrays_of, load_arrays
 from ist_fed.axes import Axes, Dim, infer, parse, sizes_of
 from ist_fed.errors import AxesError
+from ist_fed.flat import joined
 from ist_fed.places import Units
 from ist_fed.rules import Disjoint, Node
 from ist_fed.seeds import generator
@@ -171,6 +173,24 @@ def test_several_are_cut_as_one_by_one(data: st.DataObject) -> None:
         alone = extract(arrays, case.axes, units)
         assert part.keys() == alone.keys()
         assert same_bits({name: part[name] for name in alone}, alone)
+
+
+@given(st.data())
+def test_what_a_merge_cut_itself_it_takes_back_like_any_other(data: st.DataObject) -> None:
+    case = data.draw(cases())
+    arrays = case.random(data.draw(seeds), finite=False)
+    overlapping = st.lists(subsets(case), max_size=8)
+    plan = data.draw(st.builds(partial(partition, case), st.integers(1, 8), seeds) | overlapping)
+    merge = Merge(arrays, case.axes)
+    for part, alone in zip(merge.cut(plan), extract_each(arrays, case.axes, plan), strict=True):
+        assert same_bits(dict(part), dict(alone))
+    sent: list[Part] = []
+    for units in data.draw(st.lists(st.sampled_from(plan), max_size=12)) if plan else []:  # some fail, some are cohorts
+        part = joined(case.part(units, data.draw(seeds), finite=False))
+        sent.append((units, part if data.draw(st.booleans()) else dict(part), data.draw(weights)))
+        same = units if data.draw(st.booleans()) else {axis: index.clone() for axis, index in units.items()}
+        merge.add(same, *sent[-1][1:])
+    assert same_bits(merge.result(), merged(arrays, case.axes, sent))
 
 
 @given(st.data())

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import fsum, isfinite, nan
@@ -22,7 +22,7 @@ from ist_fed.places import Units
 from ist_fed.robust import RobustMerge
 from ist_fed.round.client import Client
 from ist_fed.round.report import Refused, RoundReport, veiled
-from ist_fed.subnet import Merge, MergeInPlace
+from ist_fed.subnet import Merge, MergeInPlace, extract_each
 
 logger = logging.getLogger("ist_fed")
 
@@ -74,6 +74,7 @@ class Round:
         self._refused: list[Refused] = []
         self._merged = 0
         self.before, self.held = arrays, dict[int, Units]()  # what it began with; the subnets of which one was merged
+        self._wide: Arrays = arrays  # that subnets are cut from
         self._usual = 0
         self._losses: dict[int, float] = {}  # by the client's number, as are the sizes
         self._sizes: dict[int, int] = {}
@@ -94,21 +95,26 @@ class Round:
         self.held = {id(units): units for units in held}
         self._usual = size
 
-    def in_place(self) -> Arrays:
-        """Merge into the network itself, which is returned; no unit may have two holders.
+    def in_place(self) -> None:
+        """Merge into the network itself; no unit may have two holders.
 
         The dictionary that it came in is emptied, so that nobody takes for the network before the round, or for one
         that a checkpoint may hold, what is partly trained.
         """
-        own = {name: array.contiguous() for name, array in self.before.items()}
+        self._wide = {name: array.contiguous() for name, array in self.before.items()}
         self.before.clear()
-        self._merge = MergeInPlace(own, self._axes)
-        return own
+        self._merge = MergeInPlace(self._wide, self._axes)
 
     @property
     def is_in_place(self) -> bool:
         """Whether it merges into the network itself."""
         return isinstance(self._merge, MergeInPlace)
+
+    def cut(self, subnets: Sequence[Units]) -> Iterator[Arrays]:
+        """Cut the subnets that are sent, each when it is asked for."""
+        if isinstance(self._merge, Merge):
+            return self._merge.cut(subnets)
+        return extract_each(self._wide, self._axes, subnets)
 
     def guard(self, merge: RobustMerge) -> None:
         """Let a robust merge take the replies; some it refuses only when all of them are there."""
@@ -193,8 +199,7 @@ class Round:
             )
         with self.timed("merge"):
             arrays = self._merge.result() if arrays is None else arrays
-            for units in self.held.values():
-                self._coverage.mark(units)
+            self._coverage.mark(*self.held.values())
         report = RoundReport(
             round=self.number,
             arrays=arrays,

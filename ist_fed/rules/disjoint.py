@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ist_fed.errors import RuleError
-from ist_fed.rules.plan import Node, Plan, check_nodes, held_only
+from ist_fed.rules.plan import Node, Plan, check_nodes
 from ist_fed.rules.shares import bounds_of, check_groups, cohorts_of, dealt
 
 
@@ -64,6 +64,16 @@ class Disjoint:
         subnets: list[dict[str, torch.Tensor]] = [{} for _ in range(self.groups)]
         for axis, size in sizes.items():
             shares = dealt(size, weights, limits, self.min_units, axis=axis, nodes=nodes)
-            for subnet, units in zip(subnets, np.split(orders[axis], np.cumsum(shares)[:-1]), strict=True):
-                subnet[axis] = torch.from_numpy(np.sort(units))  # sorted: memory is then read in order
-        return held_only(subnets, cohorts)
+            for subnet, units in zip(subnets, _hands(orders[axis], shares), strict=True):
+                subnet[axis] = units
+        held = [
+            (units, tuple(node.id for node in cohort)) for units, cohort in zip(subnets, cohorts, strict=True) if cohort
+        ]
+        return Plan(subnets=tuple(units for units, _ in held), cohorts=tuple(cohort for _, cohort in held))
+
+
+def _hands(order: np.ndarray, shares: np.ndarray) -> Sequence[torch.Tensor]:
+    """Units in the order in which they are dealt out, as each group's own, sorted: memory is then read in order."""
+    group = np.empty(len(order), dtype=np.int64)
+    group[order] = np.repeat(np.arange(len(shares)), shares)
+    return torch.split(torch.from_numpy(np.argsort(group, kind="stable")), shares.tolist())

@@ -6,14 +6,14 @@ from math import fsum
 import torch
 from torch import Tensor
 
-from ist_fed.flat import Flat, flat
+from ist_fed.flat import Flat, Layout, flat
 from ist_fed.places import CHUNK, Indices, read, write
 
 
 class Cohort:
     """The parts of one subnet: the first, and the weighted sum of the others' differences from it."""
 
-    def __init__(self, units: dict[str, Tensor], part: Flat, weight: float) -> None:
+    def __init__(self, units: Mapping[str, Tensor], part: Flat, weight: float) -> None:
         self.units, self.first, self.weight = units, part, weight
         self.places: Mapping[str, Indices] | None = None  # until they are asked for
         self.apart: Flat | None = None  # until a second part comes
@@ -31,6 +31,14 @@ class Cohort:
             largest.append(first if first.is_floating_point() else torch.maximum(first, given))
         self.first = Flat(layout, largest)
         self.weight += weight
+
+    def laid(self, layout: Layout) -> "Cohort":
+        """The same with its arrays in this layout; itself if they are."""
+        if self.first.layout == layout:
+            return self
+        other = Cohort(self.units, flat(self.first, layout), self.weight)
+        other.apart = self.apart and flat(self.apart, layout)
+        return other
 
     def means(self) -> Flat:
         """The mean of the parts."""
@@ -83,17 +91,19 @@ class Mean:
         return torch.where(self._weight > 0, mean, array)
 
 
-def mean_of_all(cohorts: Sequence[Cohort], name: str) -> Tensor:
-    """The same for a short array that every subnet has all of, in a few calls."""
-    values = torch.stack([cohort.first[name] for cohort in cohorts])
+def mean_of_all(values: Tensor, cohorts: Sequence[Cohort], apart: Sequence[Tensor]) -> Tensor:
+    """The same for numbers that every subnet has, in a few calls.
+
+    Args:
+        values: the first of each cohort, cohorts × ….
+        cohorts: whose they are.
+        apart: the weighted sums of differences, of those that have some.
+    """
     if not values.is_floating_point():
         return values.amax(0)
     weights = [cohort.weight for cohort in cohorts]
-    apart = torch.tensordot(values.new_tensor(weights, dtype=torch.float64), values.double() - values[0], 1)
-    for cohort in cohorts:
-        if cohort.apart is not None:
-            apart = apart + cohort.apart[name]
-    return _mean(values[0], apart, fsum(weights))
+    sums = torch.tensordot(values.new_tensor(weights, dtype=torch.float64), values.double() - values[0], 1)
+    return _mean(values[0], sum(apart, sums), fsum(weights))
 
 
 def _mean(first: Tensor, apart: Tensor, weight: Tensor | float) -> Tensor:

@@ -1,17 +1,20 @@
 """Merge narrow networks back into the wide one."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from ist_fed.arrays import Arrays
 from ist_fed.axes import Axes, sizes_of
-from ist_fed.flat import Flat, Layout
+from ist_fed.flat import Flat, Layout, joined
 from ist_fed.places import CHUNK, Indices, Units, check_units, places_of, put
 from ist_fed.subnet import small
 from ist_fed.subnet.checks import check_part, check_weight, on_device_of
-from ist_fed.subnet.cut import axes_apart
+from ist_fed.subnet.cut import AT_ONCE, axes_apart, extract_each
 from ist_fed.subnet.means import Cohort, Mean, mean_of_all
+
+_Key = tuple[tuple[str, str, bytes], ...]  # which units a subnet has
 
 
 class Merge:
@@ -36,10 +39,32 @@ class Merge:
 
     def __init__(self, arrays: Mapping[str, Tensor], axes: Axes) -> None:
         self._arrays, self._axes, self._sizes = arrays, axes, sizes_of(arrays, axes)
-        self._cohorts: dict[tuple[tuple[str, str, bytes], ...], Cohort] = {}
+        self._cohorts: dict[_Key, Cohort] = {}
         self._means: dict[str, Mean] = {}
         self._room = self._limit = 2 * sum(array.numel() for array in arrays.values())
         self._sound: set[tuple[tuple[tuple[str, int], ...], Layout]] = set()  # sizes, and a layout that fits them
+        self._wide: Flat | None = None  # of a small network whose subnets were cut here
+        self._pieces: dict[int, small.Piece] = {}  # and these, by the identity of their units
+        self._cut_as: dict[_Key, small.Piece] = {}  # those of them that came back
+
+    @torch.no_grad()
+    def cut(self, subnets: Sequence[Units]) -> Iterator[Arrays]:
+        """Cut narrow networks, as `extract_each`; to take them back then costs less if the very same `Units` are given.
+
+        Args:
+            subnets: the units of each; not to be changed.
+        """
+        if len(subnets) == 1 or not small.is_small(self._arrays):
+            yield from extract_each(self._arrays, self._axes, subnets)
+            return
+        self._wide = joined(self._arrays)
+        room = self._limit  # what is known of many subnets that overlap is more than the network
+        for start in range(0, len(subnets), AT_ONCE):
+            some = small.pieces(self._wide.layout, self._axes, self._sizes, subnets[start : start + AT_ONCE])
+            room -= sum(run.size for piece in some for run in piece.alike.layout)
+            if room >= 0:
+                self._pieces |= {id(piece.units): piece for piece in some}
+            yield from small.cut(self._wide, some)
 
     @torch.no_grad()
     def add(self, units: Units, part: Mapping[str, Tensor], weight: float = 1.0) -> None:
@@ -54,17 +79,20 @@ class Merge:
             AxesError: the arrays are not those of this subnet, or the weight is not positive; nothing was merged.
         """
         check_weight(weight)
-        given = {axis: torch.as_tensor(units[axis]).cpu() for axis in sorted(units)}
-        key = tuple((axis, str(index.dtype), index.numpy().tobytes()) for axis, index in given.items())
+        piece = self._pieces.get(id(units))
+        key = _key(units)
         cohort = self._cohorts.get(key)
-        held = cohort.units if cohort else check_units(given, self._sizes)
-        self._check(part, held)
+        held = cohort.units if cohort else piece.held if piece else check_units(units, self._sizes)
+        if piece is None or not isinstance(part, Flat) or part.layout != piece.alike.layout:
+            self._check(part, held)
         here = on_device_of(self._arrays, part)
         if cohort:
             cohort.add(here, weight)
         else:
             self._make_room(sum(run.numel() for run in here.runs))
             self._cohorts[key] = Cohort(held, here, weight)
+            if piece:
+                self._cut_as[key] = piece
 
     @torch.no_grad()
     def result(self) -> dict[str, Tensor]:
@@ -73,38 +101,46 @@ class Merge:
             return dict(self._arrays)
         cohorts = [*self._cohorts.values()]
         apart = axes_apart([cohort.units for cohort in cohorts], self._sizes)
-        alone = {
-            name
-            for name in self._arrays
-            if not self._means and (len(cohorts) == 1 or any(dim.axis in apart for dim in self._axes[name]))
-        }
-        merged = self._put(cohorts, alone)
-        for name in self._arrays.keys() - alone:
-            array = self._arrays[name]
-            if not self._means and self._is_short(name, len(cohorts)):
-                merged[name] = mean_of_all(cohorts, name)
-                continue
-            mean = self._means[name].copy() if self._means else Mean(array)
+        alone, even = set[str](), set[str]()
+        if not self._means:
+            one = len(cohorts) == 1
+            alone = {name for name in self._arrays if one or any(dim.axis in apart for dim in self._axes[name])}
+            even = {name for name in self._arrays.keys() - alone if self._is_even(name, len(cohorts))}
+        merged = self._put(cohorts, alone, even)
+        for name in self._arrays.keys() - merged.keys():
+            mean = self._means[name].copy() if self._means else Mean(self._arrays[name])
             for cohort in cohorts:
                 mean.add(cohort, self._places(cohort), name)
-            merged[name] = mean.over(array)
+            merged[name] = mean.over(self._arrays[name])
         return {name: merged[name] for name in self._arrays}
 
-    def _put(self, cohorts: Sequence[Cohort], alone: Collection[str]) -> dict[str, Tensor]:
-        """The arrays of which no two subnets share a coordinate."""
+    def _put(self, cohorts: Sequence[Cohort], alone: Collection[str], even: Collection[str]) -> dict[str, Tensor]:
+        """The arrays of which no two subnets share a coordinate, and short ones that all subnets have all of."""
+        if len(cohorts) > 1 and alone and small.is_small(self._arrays):
+            return self._put_back({*alone, *even})
         parts = [(cohort, cohort.means()) for cohort in cohorts] if alone else []
         held = {name for _, means in parts for name in means}
         merged = {name: self._arrays[name] for name in alone}
-        if len(parts) > 1 and small.is_small(self._arrays):
-            given = [(cohort.units, means) for cohort, means in parts]
-            wide = small.put_back(self._arrays, self._axes, self._sizes, given)
-            return merged | {name: wide[name] for name in held & merged.keys()}
         for name in held & merged.keys():
             here = [(self._places(cohort)[name], means[name]) for cohort, means in parts if name in means]
             merged[name] = put(self._arrays[name], here)
+        for name in even:
+            values = torch.stack([cohort.first[name] for cohort in cohorts])
+            merged[name] = mean_of_all(values, cohorts, [cohort.apart[name] for cohort in cohorts if cohort.apart])
         return merged
 
-    def _is_short(self, name: str, cohorts: int) -> bool:
+    def _put_back(self, names: Collection[str]) -> dict[str, Tensor]:
+        """The same of a small network, all at once."""
+        wide = self._wide or joined(self._arrays)
+        rest = [key for key in self._cohorts if key not in self._cut_as]
+        units = [self._cohorts[key].units for key in rest]
+        found = small.pieces(wide.layout, self._axes, self._sizes, units)
+        of = self._cut_as | dict(zip(rest, found, strict=True))
+        made = small.put_back(wide, [(of[key], cohort) for key, cohort in self._cohorts.items()])
+        sent = {name for piece in of.values() for run in piece.alike.layout for name in run.names}
+        return {name: made[name] if name in sent else self._arrays[name] for name in names}
+
+    def _is_even(self, name: str, cohorts: int) -> bool:
         """Whether every subnet has all of an array, and all of them together are short enough to lie in one tensor."""
         return self._arrays[name].numel() * cohorts <= CHUNK and all(dim.axis is None for dim in self._axes[name])
 
@@ -133,3 +169,8 @@ class Merge:
             self._cohorts.clear()
             self._room = self._limit
         self._room -= coordinates
+
+
+def _key(units: Units) -> _Key:
+    given = ((axis, torch.as_tensor(units[axis]).cpu()) for axis in sorted(units))
+    return tuple((axis, str(index.dtype), index.numpy().tobytes()) for axis, index in given)

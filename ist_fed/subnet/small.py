@@ -1,22 +1,26 @@
 """Many subnets of a small network at once: there a call of torch costs more than the numbers that it moves.
 
-The network is laid out flat. Where a subnet's numbers stand in it is worked out for all subnets of one size together;
-then one call cuts them all, and one call puts them all back.
+The network is laid out flat. Where a subnet's numbers stand in it is worked out for all subnets of one size together,
+once for cutting and for putting back; then one call cuts them all, and one call puts them all back.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+from math import prod
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ist_fed.axes import Axes, Dim, dims_of
-from ist_fed.flat import Flat, Layout, Run, flat, joined
-from ist_fed.places import names_held
+from ist_fed.axes import Axes, Dim, dims_of, owners_of
+from ist_fed.flat import Flat, Layout, Run
+from ist_fed.places import Units, check_each
+from ist_fed.subnet.means import Cohort, mean_of_all
 
-SMALL = 1 << 17
+SMALL = 1 << 19
 """Coordinates of a network up to which this pays: what a subnet is then made of is a few kilobytes an array."""
 
 Held = Mapping[str, Tensor]
@@ -28,106 +32,194 @@ def is_small(arrays: Mapping[str, Tensor]) -> bool:
     return sum(array.numel() for array in arrays.values()) <= SMALL
 
 
-def cut(arrays: Mapping[str, Tensor], axes: Axes, sizes: Mapping[str, int], subnets: Sequence[Held]) -> list[Flat]:
-    """Each subnet of a small network, in a run for each dtype."""
-    wide, made = joined(arrays), dict[int, Flat]()
-    runs = {run.dtype: numbers for run, numbers in zip(wide.layout, wide.runs, strict=True)}
-    for members, alike in _of_one_size(wide.layout, axes, sizes, subnets):
-        cut = [runs[run.dtype][at.to(runs[run.dtype].device)].unbind() for run, at in alike.runs()]
-        made |= {member: Flat(alike.layout, own) for member, *own in zip(members, *cut, strict=True)}
-    return [made[member] for member in range(len(subnets))]
-
-
-def put_back(
-    arrays: Mapping[str, Tensor], axes: Axes, sizes: Mapping[str, int], parts: Sequence[tuple[Held, Flat]]
-) -> Flat:
-    """A copy of a small network with parts written in; of coordinates in several of them any part's value stands."""
-    wide = joined(arrays)
-    runs = {run.dtype: numbers.clone() for run, numbers in zip(wide.layout, wide.runs, strict=True)}
-    for members, alike in _of_one_size(wide.layout, axes, sizes, [held for held, _ in parts]):
-        given = [flat(parts[member][1], alike.layout).runs for member in members]
-        for (run, at), numbers in zip(alike.runs(), zip(*given, strict=True), strict=True):
-            runs[run.dtype][at.to(runs[run.dtype].device)] = torch.stack(numbers)
-    return Flat(wide.layout, list(runs.values()))
-
-
 @dataclass(frozen=True, eq=False)
-class _Alike:
+class Alike:
     """Subnets of one size.
 
     Args:
         layout: of each.
         places: for each run of it, subnets × numbers: where they stand in the wide network's run of that dtype.
+        whole: for each run of it, which of its numbers are of arrays that no axis splits: every subnet has them.
     """
 
     layout: Layout
     places: Sequence[Tensor]
-
-    def runs(self) -> Iterator[tuple[Run, Tensor]]:
-        return zip(self.layout, self.places, strict=True)
+    whole: Sequence[Tensor]
 
 
-def _of_one_size(
-    wide: Layout, axes: Axes, sizes: Mapping[str, int], subnets: Sequence[Held]
-) -> Iterator[tuple[list[int], _Alike]]:
-    """The numbers of the subnets that are of one size, and where they stand."""
-    groups: defaultdict[tuple[tuple[str, int], ...], list[int]] = defaultdict(list)
-    for number, held in enumerate(subnets):
-        groups[tuple((axis, len(units)) for axis, units in sorted(held.items()))].append(number)
-    for members in groups.values():
-        alike = [subnets[member] for member in members]
-        units = {axis: np.stack([held[axis].numpy() for held in alike]) for axis in alike[0]}
-        yield members, _alike(wide, axes, alike[0], _Positions(sizes, units), len(members))
+@dataclass(frozen=True, eq=False, slots=True)
+class Piece:
+    """One of several subnets of a size: what it was asked for with, checked, and where it stands among them."""
+
+    units: Units
+    held: Held
+    alike: Alike
+    row: int
 
 
-def _alike(wide: Layout, axes: Axes, one: Held, positions: "_Positions", count: int) -> _Alike:
-    layout, places = [], []
+def pieces(wide: Layout, axes: Axes, sizes: Mapping[str, int], subnets: Sequence[Units]) -> list[Piece]:
+    """Where subnets stand in a network laid out so, one run for each dtype.
+
+    Raises:
+        AxesError: the units are not units of it.
+    """
+    found: dict[int, Piece] = {}
+    for numbers, held, units in check_each(subnets, sizes):
+        alike = _alike(wide, axes, sizes, len(numbers), units)
+        found |= {number: Piece(subnets[number], held[row], alike, row) for row, number in enumerate(numbers)}
+    return [found[number] for number in range(len(subnets))]
+
+
+def cut(wide: Flat, of: Sequence[Piece]) -> list[Flat]:
+    """Each subnet of a small network."""
+    made: list[Flat] = []
+    for alike, some in groupby(of, key=lambda piece: piece.alike):
+        rows = [piece.row for piece in some]
+        runs = [_read(wide, run, _rows(at, rows)) for run, at in zip(alike.layout, alike.places, strict=True)]
+        made += [Flat(alike.layout, [run[row] for run in runs]) for row in range(len(rows))]
+    return made
+
+
+def put_back(wide: Flat, parts: Sequence[tuple[Piece, Cohort]]) -> Flat:
+    """A copy of a small network with parts written in: of arrays that no axis splits their mean, of others a part's.
+
+    Of a coordinate of the others that is in several parts any one's value stands.
+    """
+    runs = {run.dtype: numbers.clone() for run, numbers in zip(wide.layout, wide.runs, strict=True)}
+    even = defaultdict[torch.dtype, list[_Even]](list)
+    groups = defaultdict[Alike, list[tuple[int, Cohort]]](list)
+    for piece, cohort in parts:
+        groups[piece.alike].append((piece.row, cohort.laid(piece.alike.layout)))
+    for alike, members in groups.items():
+        rows, cohorts = [row for row, _ in members], [cohort for _, cohort in members]
+        means = [cohort.means() for cohort in cohorts]
+        for number, (run, at, whole) in enumerate(zip(alike.layout, alike.places, alike.whole, strict=True)):
+            here = _rows(at, rows).to(wide.runs[0].device)
+            first = torch.stack([cohort.first.runs[number] for cohort in cohorts])
+            apart = [cohort.apart.runs[number] for cohort in cohorts if cohort.apart]
+            mean = torch.stack([mean.runs[number] for mean in means]) if apart else first
+            runs[run.dtype].index_copy_(0, here.view(-1), mean.view(-1))  # quicker than by two dimensions
+            if whole.numel():
+                values, own = first.index_select(1, whole), [sums.index_select(0, whole) for sums in apart]
+                even[run.dtype].append(_Even(here[0].index_select(0, whole), values, cohorts, own))
+    for dtype, found in even.items():
+        values, everyone = torch.cat([one.values for one in found]), [own for one in found for own in one.cohorts]
+        runs[dtype][found[0].places] = mean_of_all(values, everyone, [own for one in found for own in one.apart])
+    return Flat(wide.layout, list(runs.values()))
+
+
+@dataclass(frozen=True, eq=False)
+class _Even:
+    """Numbers that every subnet has: where they stand, and what some cohorts have there, as `mean_of_all` takes it."""
+
+    places: Tensor
+    values: Tensor
+    cohorts: Sequence[Cohort]
+    apart: Sequence[Tensor]
+
+
+def _read(wide: Flat, run: Run, places: Tensor) -> Sequence[Tensor]:
+    """What stands at places in the run of this dtype, row by row."""
+    numbers = next(numbers for own, numbers in zip(wide.layout, wide.runs, strict=True) if own.dtype == run.dtype)
+    return numbers.index_select(0, places.to(numbers.device).view(-1)).view(places.shape).unbind()
+
+
+def _rows(table: Tensor, rows: Sequence[int]) -> Tensor:
+    """Some rows of a table; the table itself if it is all of them."""
+    return table if [*rows] == [*range(len(table))] else table[[*rows]]
+
+
+def _alike(wide: Layout, axes: Axes, sizes: Mapping[str, int], count: int, units: Mapping[str, np.ndarray]) -> Alike:
+    """So many subnets of one size; `units` are subnets × units of each axis that they do not hold whole."""
+    one_row = np.concatenate([np.zeros((count, 1), dtype=np.int64), *units.values()], axis=1)
+    counts = tuple((axis, held.shape[1]) for axis, held in units.items())
+    layout, places, whole = [], [], []
     for run in wide:
-        start, held, found = 0, set(names_held(run.names, axes, one)), []
-        for name, shape, length in zip(run.names, run.shapes, run.lengths, strict=True):
-            if name in held:
-                along = [positions.along(dim, size) for dim, size in zip(dims_of(axes[name]), shape, strict=True)]
-                found.append((name, tuple(index.shape[1] for index in along), start + _row_major(along, shape)))
-            start += length
-        if found:
-            names, shapes, spots = zip(*found, strict=True)
-            layout.append(Run(run.dtype, names, shapes))
-            places.append(torch.from_numpy(_beside(spots, count)))
-    return _Alike(tuple(layout), places)
+        form = _form(run, tuple(axes[name] for name in run.names), tuple(sizes.items()), counts)
+        if form.run.names:
+            at = np.broadcast_to(form.base, (count, len(form.base)))
+            for factor, which in form.terms:
+                at = at + factor * one_row.take(which, axis=1)
+            layout.append(form.run)
+            places.append(torch.from_numpy(at if form.terms else at.copy()))
+            whole.append(form.whole)
+    return Alike(tuple(layout), places, whole)
 
 
-def _beside(tables: Sequence[np.ndarray], rows: int) -> np.ndarray:
-    """Tables of so many rows, or of one that stands for all, side by side."""
-    whole = np.empty((rows, sum(table.shape[1] for table in tables)), dtype=np.int64)
-    end = 0
-    for table in tables:
-        start, end = end, end + table.shape[1]
-        whole[:, start:end] = table
-    return whole
+@dataclass(frozen=True, eq=False)
+class _Form:
+    """What subnets of one size have in common, in one run.
+
+    A number stands at `base` plus, for every dimension that is split, a factor times the number of its unit.
+
+    Args:
+        run: of a subnet.
+        base: for each of its numbers.
+        terms: for each of its numbers the factor, and which of the subnet's units; unit 0 where there is none.
+        whole: which of its numbers are of arrays that no axis splits.
+    """
+
+    run: Run
+    base: np.ndarray
+    terms: Sequence[tuple[np.ndarray, np.ndarray]]
+    whole: Tensor
 
 
-class _Positions:
-    """Where the units of subnets stand along a dimension: subnets × positions, one row where all hold it whole."""
+@lru_cache(maxsize=256)
+def _form(
+    run: Run,
+    tables: tuple[tuple[Dim, ...], ...],
+    sizes: tuple[tuple[str, int], ...],
+    counts: tuple[tuple[str, int], ...],
+) -> _Form:
+    full, held, first, end = dict(sizes), dict(counts), dict[str, int](), 1
+    for axis, count in counts:
+        first[axis], end = end, end + count
+    start, names, shapes, bases, whole = 0, [], [], [], []
+    terms: list[list[tuple[np.ndarray, np.ndarray]]] = []
+    for name, table, shape, length in zip(run.names, tables, run.shapes, run.lengths, strict=True):
+        if all(held.get(block, 1) for block in owners_of(table)):
+            found = [_along(dim, size, full, held, first) for dim, size in zip(dims_of(table), shape, strict=True)]
+            names.append(name)
+            shapes.append(narrow := tuple(len(base) for base, *_ in found))
+            base, own = np.full(narrow, start), []
+            for at, (along, factor, which) in enumerate(found):
+                stride, beside = prod(shape[at + 1 :]), [1] * at + [-1] + [1] * (len(shape) - at - 1)
+                base = base + stride * along.reshape(beside)
+                if factor:
+                    every = np.broadcast_to(which.reshape(beside), narrow).ravel()
+                    own.append((np.full(len(every), stride * factor), every))
+            bases.append(base.ravel())
+            terms.append(own)
+            whole.append(np.full(base.size, all(dim.axis is None for dim in table)))
+        start += length
+    return _Form(
+        run=Run(run.dtype, tuple(names), tuple(shapes)),
+        base=_behind(bases),
+        terms=[_term(at, terms, bases) for at in range(max(map(len, terms), default=0))],
+        whole=torch.from_numpy(np.flatnonzero(_behind(whole))),
+    )
 
-    def __init__(self, sizes: Mapping[str, int], units: Mapping[str, np.ndarray]) -> None:
-        self._sizes, self._units = sizes, units
-        self._known: dict[Dim, np.ndarray] = {}
 
-    def along(self, dim: Dim, length: int) -> np.ndarray:
-        if dim.axis is None or dim.axis not in self._units:
-            return np.arange(length)[None]
-        if dim not in self._known:
-            units = self._units[dim.axis]
-            # In row-major order a dimension is outer × units × inner.
-            unit = np.arange(dim.outer)[:, None] * self._sizes[dim.axis] + units[:, None, :]
-            self._known[dim] = (unit[..., None] * dim.inner + np.arange(dim.inner)).reshape(len(units), -1)
-        return self._known[dim]
+def _term(
+    at: int, terms: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]], bases: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The term of that number of all arrays, one behind another; zeros of those that have fewer."""
+    none = [(np.zeros_like(base), np.zeros_like(base)) for base in bases]
+    found = [own[at] if at < len(own) else zero for own, zero in zip(terms, none, strict=True)]
+    return _behind([factor for factor, _ in found]), _behind([which for _, which in found])
 
 
-def _row_major(along: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:
-    """Positions along each dimension as positions in the array laid out flat: subnets × coordinates."""
-    at = np.zeros((1, 1), dtype=np.int64)
-    for index, length in zip(along, shape, strict=True):
-        at = at[:, :, None] * length + index[:, None, :]
-        at = at.reshape(len(at), -1)
-    return at
+def _behind(pieces: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
+
+
+def _along(
+    dim: Dim, length: int, full: Mapping[str, int], held: Mapping[str, int], first: Mapping[str, int]
+) -> tuple[np.ndarray, int, np.ndarray]:
+    """Of each position along a narrow dimension: where it stands but for its unit, whose factor, and which it is."""
+    if dim.axis is None or dim.axis not in held:
+        return np.arange(length), 0, np.zeros(length, dtype=np.int64)
+    # In row-major order a dimension is outer × units × inner.
+    outer, unit, inner = (each.ravel() for each in np.indices([dim.outer, held[dim.axis], dim.inner]))
+    return outer * full[dim.axis] * dim.inner + inner, dim.inner, first[dim.axis] + unit
