@@ -36,7 +36,6 @@ def extract(arrays: Mapping[str, Tensor], axes: Axes, units: Units) -> dict[str,
     return {name: read(arrays[name], at) for name, at in places.items()}
 
 
-@torch.no_grad()
 def extract_each(arrays: Mapping[str, Tensor], axes: Axes, subnets: Sequence[Units]) -> Iterator[Arrays]:
     """Cut several narrow networks, one when it is asked for; of a small network some at once, which costs less.
 

@@ -14,7 +14,7 @@ from ist_fed.subnet.checks import check_part, check_weight, on_device_of
 from ist_fed.subnet.cut import AT_ONCE, axes_apart, extract_each
 from ist_fed.subnet.means import Cohort, Mean, mean_of_all
 
-_Key = tuple[tuple[str, str, bytes], ...]  # which units a subnet has
+_Key = tuple[tuple[str, torch.dtype, bytes], ...]  # which units a subnet has
 
 
 class Merge:
@@ -47,7 +47,6 @@ class Merge:
         self._pieces: dict[int, small.Piece] = {}  # and these, by the identity of their units
         self._cut_as: dict[_Key, small.Piece] = {}  # those of them that came back
 
-    @torch.no_grad()
     def cut(self, subnets: Sequence[Units]) -> Iterator[Arrays]:
         """Cut narrow networks, as `extract_each`; to take them back then costs less if the very same `Units` are given.
 
@@ -172,5 +171,5 @@ class Merge:
 
 
 def _key(units: Units) -> _Key:
-    given = ((axis, torch.as_tensor(units[axis]).cpu()) for axis in sorted(units))
-    return tuple((axis, str(index.dtype), index.numpy().tobytes()) for axis, index in given)
+    given = [(axis, torch.as_tensor(units[axis])) for axis in sorted(units)]
+    return tuple((axis, index.dtype, index.numpy(force=True).tobytes()) for axis, index in given)

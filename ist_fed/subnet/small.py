@@ -70,6 +70,7 @@ def pieces(wide: Layout, axes: Axes, sizes: Mapping[str, int], subnets: Sequence
     return [found[number] for number in range(len(subnets))]
 
 
+@torch.no_grad()
 def cut(wide: Flat, of: Sequence[Piece]) -> list[Flat]:
     """Each subnet of a small network."""
     made: list[Flat] = []
