@@ -4,8 +4,9 @@
 
 *Per client*: a whole round (deal, cut, hand out, take back, check, merge) with clients that return their subnets as
 they came, divided by their number; the median of 3 to 300 rounds after a first, in the fastest and the slowest of five
-cycles in which the sizes take turns: the machine's speed changes by half from one minute to the next. *Share*: of the rounds of `scenarios/digits.toml`, the part that is not local
-training by the clients' own clocks; evaluation, checkpoints and metrics are counted as overhead.
+cycles in which the sizes take turns: the machine's speed changes by half from one minute to the next. *Share*: of the
+rounds of `scenarios/digits.toml`, the part that is not local training by the clients' own clocks; evaluation,
+checkpoints and metrics are counted as overhead.
 """
 
 import json

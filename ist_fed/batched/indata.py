@@ -25,7 +25,8 @@ class Examples:
 
     Args:
         rows: of each client: its examples × features.
-        products: clients × examples × examples: of each two, the sum over features; zeros where a client has fewer.
+        products: clients × examples × examples: of each two, the sum over features; zeros where a client has fewer. As
+            the client has them, or where none comes twice in the order in which they come.
         orders: steps × clients × examples of a batch: which ones, numbered within each client.
         once: whether no example comes twice.
     """
@@ -53,12 +54,10 @@ class InData(OfAll):
         super().__init__(linear, start, history)
         self._examples, self._once, self._batch = examples, examples.once, examples.orders.shape[2]
         self._each = len(examples.rows) // len(start)
+        self._most = max(map(len, examples.rows))
         self._made, self._products = self._by_start(), examples.products
         if self._once:
-            rows = self._in_order()
-            most = self._products.shape[2]
-            pairs = rows[..., None] * most + examples.orders.movedim(0, 1).flatten(1)[:, None]
-            self._made, self._products = _taken(self._made.flatten(0, 1), rows), _taken(self._products.flatten(), pairs)
+            self._made = _taken(self._made.flatten(0, 1), self._in_order())
         self._made = self._made[..., : start.shape[1]]
         self._moves = torch.zeros_like(self._made, memory_format=torch.contiguous_format)  # F
         self._velocity = torch.zeros_like(self._moves if history.remembers else self._moves[:0])
@@ -108,10 +107,9 @@ class InData(OfAll):
         """Each cohort's mean weights, cohorts × outputs × inputs; `weights` of each client sum to one in a cohort."""
         moves = self._moves
         if self._once:
-            clients, most, _ = self._examples.products.shape
-            moves = moves.new_zeros(clients * most, moves.shape[2])
+            moves = moves.new_zeros(len(moves) * self._most, moves.shape[2])
             moves.index_copy_(0, self._in_order().flatten(), self._moves.flatten(0, 1))
-            moves = moves.view(clients, most, -1)
+            moves = moves.view(len(self._moves), self._most, -1)
         mean = self._history.decay * self._start
         for client, (rows, weight) in enumerate(zip(self._examples.rows, weights.tolist(), strict=True)):
             mean[client // self._each].addmm_(moves[client, : len(rows)].mT, rows, alpha=weight)
@@ -121,15 +119,14 @@ class InData(OfAll):
         """What W₀ makes of the examples, clients × examples × outputs or more."""
         outputs = self._start.shape[1]
         columns = functional.pad(self._start.mT, (0, -outputs % _EVEN))  # by columns, which are twice as fast
-        made = columns.new_empty(*self._examples.products.shape[:2], columns.shape[2])
+        made = columns.new_empty(len(self._examples.rows), self._most, columns.shape[2])
         for client, rows in enumerate(self._examples.rows):
             torch.mm(rows, columns[client // self._each], out=made[client, : len(rows)])
         return made
 
     def _in_order(self) -> Tensor:
         """The examples of all steps, numbered through all clients: clients × examples."""
-        clients, most, _ = self._examples.products.shape
-        first = torch.arange(clients, device=self._start.device) * most
+        first = torch.arange(len(self._examples.rows), device=self._start.device) * self._most
         return first[:, None] + self._examples.orders.movedim(0, 1).flatten(1)
 
     @property

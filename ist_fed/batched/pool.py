@@ -29,7 +29,7 @@ class Pool:
         self._lengths: dict[int, int] = {}
         self._size = 0
         self._kind: list[tuple[torch.Size, torch.dtype]] | None = None
-        self._products: dict[int, Tensor] = {}
+        self._products, self._places = torch.empty(0, device=device), dict[int, int]()
 
     def add(self, client: int, data: Dataset[Batch]) -> None:
         """Take a client's examples in.
@@ -81,15 +81,33 @@ class Pool:
     def in_data(self, clients: Sequence[int], orders: Tensor) -> Examples:
         """The examples of clients, their products, and the same orders numbered within each client."""
         rows = [self._parts[client][0].flatten(1) for client in clients]
-        most = max(len(of_one) for of_one in rows)
-        products = rows[0].new_zeros(len(clients), most, most)
-        for client, of_one, product in zip(clients, rows, products, strict=True):
-            if client not in self._products:
-                self._products[client] = of_one @ of_one.mT
-            product[: len(of_one), : len(of_one)] = self._products[client]
+        products = self._products_of(clients)
+        of_each = torch.tensor([self._lengths[client] for client in clients], device=self._device)
         starts = torch.tensor([self._starts[client] for client in clients], device=self._device)
-        once = orders.shape[0] * orders.shape[2] <= min(len(of_one) for of_one in rows)
-        return Examples(rows, products, orders - starts[:, None], once)
+        first = torch.tensor([self._places[client] for client in clients], device=self._device)
+        orders, once = orders - starts[:, None], orders.shape[0] * orders.shape[2] <= min(map(len, rows))
+        if once:
+            taken = orders.movedim(0, 1).flatten(1)
+            pairs = (first[:, None] + taken * of_each[:, None])[..., None] + taken[:, None]
+            found = products.index_select(0, pairs.view(-1)).view(pairs.shape)
+            return Examples(rows, found, orders, once)
+        most = max(map(len, rows))
+        found = products.new_zeros(len(rows), most, most)
+        for of_one, at, into in zip(rows, first.tolist(), found, strict=True):
+            into[: len(of_one), : len(of_one)] = products[at : at + len(of_one) ** 2].view(len(of_one), -1)
+        return Examples(rows, found, orders, once)
+
+    def _products_of(self, clients: Sequence[int]) -> Tensor:
+        """Of each client's examples with one another, once and for all; `_places` says where in it each one's begin."""
+        made, end = [self._products], len(self._products)
+        for client in dict.fromkeys(clients):
+            if client not in self._places:
+                rows = self._parts[client][0].flatten(1)
+                made.append((rows @ rows.mT).flatten())
+                self._places[client], end = end, end + len(made[-1])
+        if len(made) > 1:
+            self._products = torch.cat([part.to(made[-1].dtype) for part in made])
+        return self._products
 
     def batch_in_data(self, order: Tensor) -> Batch:
         """As `batch`, but for the inputs, of which there is only the shape."""

@@ -44,7 +44,7 @@ def simulate(
     ] = EngineName.auto,
     memory: Annotated[
         str | None,
-        typer.Option(help="What clients trained at once may take, as in 1GiB; 256MiB by default, on a GPU 4GiB."),
+        typer.Option(help="What clients trained at once may take, as in 1GiB; 128MiB by default, on a GPU 4GiB."),
     ] = None,
     profile: Annotated[bool, typer.Option("--profile", help="Trace one round, and show where the time goes.")] = False,
     run: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/<name>.")] = None,

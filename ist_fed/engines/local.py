@@ -3,8 +3,9 @@
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import nn
 from ist_fed import wire
 from ist_fed.arrays import Arrays, arrays_of, build_undrawn
 from ist_fed.batched import Choice, Job, NotTogether, Pool, Way, choose, train_together
+from ist_fed.batched.widened import is_near, narrowed, shapes_of, stays_zero, widened
 from ist_fed.cohort import Assignment, Outcome
 from ist_fed.device import pick_device, tf32_products
 from ist_fed.engines.ahead import Ahead
@@ -30,7 +32,7 @@ from ist_fed.worker import Worker, opened, reason_of
 
 logger = logging.getLogger("ist_fed.engine")
 
-MEMORY, GPU_MEMORY = 1 << 28, 1 << 32
+MEMORY, GPU_MEMORY = 1 << 27, 1 << 32
 """Bytes that clients trained at once may take, unless told otherwise: more is not faster on a processor, and it takes
 many to keep a GPU busy. It does not follow what is free, for which clients are together shows in the last bits of their
 mean."""
@@ -71,6 +73,7 @@ class LocalGrid(InProcessGrid):
         self._pool = Pool(device)
         self._choices: dict[Job, Choice] = {}
         self._told: set[Job] = set()
+        self._joins: dict[tuple[Job, Job], bool] = {}
 
     def profiles(self, nodes: Sequence[int], question: wire.Question) -> Iterator[tuple[int, wire.Profile | str]]:
         """Ask each client, without a message."""
@@ -113,7 +116,26 @@ class LocalGrid(InProcessGrid):
             for (batch, most), nodes in alike.items():
                 job = Job(tuple(asked.sizes.items()), batch, most, asked.local_steps, asked.training)
                 jobs[job].append((asked, tuple(nodes)))
-        return dict(jobs)
+        return self._beside_each_other(jobs)
+
+    def _beside_each_other(self, jobs: Mapping[Job, list[_Part]]) -> dict[Job, list[_Part]]:
+        """Those that differ by a unit or two as one, of the widest: a step of each takes as long as one of both."""
+        joined: dict[Job, list[_Part]] = {}
+        for job, parts in sorted(jobs.items(), key=lambda item: sum(units for _, units in item[0].sizes), reverse=True):
+            wider = next((wide for wide in joined if self._can_join(job, wide, parts[0])), job)
+            joined.setdefault(wider, []).extend(parts)
+        return joined
+
+    def _can_join(self, job: Job, wide: Job, part: _Part) -> bool:
+        narrow, sizes = dict(job.sizes), dict(wide.sizes)
+        asked, (node, *_) = part
+        if not job.batch or replace(job, sizes=wide.sizes) != wide or asked.scales or job.training.carried:
+            return False
+        if not is_near(narrow, sizes):
+            return False
+        if (job, wide) not in self._joins:
+            self._joins[job, wide] = stays_zero(self._task, narrow, sizes, self._pool.one(node, job.batch))
+        return self._joins[job, wide]
 
     def _examples(self, node: int) -> int:
         """How many a client has; 0 if they cannot be put beside the others': then it trains alone, or says why not."""
@@ -166,10 +188,12 @@ class LocalGrid(InProcessGrid):
         rounds = [each.round for each, _ in chunk for _ in range(most)]
         orders = self._pool.orders(nodes, job.batch, job.steps, asked.seed, rounds)
         fetch = self._pool.batch_in_data if choice.in_data else self._pool.batch
+        model = self._network(job)
+        shapes = shapes_of(arrays_of(model))
         trained = train_together(
-            self._network(job),
+            model,
             self._task,
-            [each.arrays for each, _ in chunk],
+            [widened(each.arrays, shapes) for each, _ in chunk],
             lambda step: fetch(orders[step]),
             torch.tensor(weights, dtype=torch.float64, device=self.device),
             job.training,
@@ -187,7 +211,7 @@ class LocalGrid(InProcessGrid):
         for (each, part), loss, known, mean in zip(chunk, losses, of_node, trained.means, strict=True):
             weight = sum(known[node] for node in part if node not in broken)
             refused = {node: broken[node] for node in part if node in broken}
-            arrays = mean if weight else None
+            arrays = narrowed(mean, shapes_of(each.arrays)) if weight else None
             made.append(_outcome(each, part, loss[: len(part)], seconds, refused=refused, arrays=arrays, weight=weight))
         return made
 

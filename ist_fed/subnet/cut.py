@@ -43,7 +43,7 @@ def extract_each(arrays: Mapping[str, Tensor], axes: Axes, subnets: Sequence[Uni
         arrays: and all else as of `extract`.
         subnets: the units of each.
     """
-    if len(subnets) == 1 or not small.is_small(arrays):
+    if not small.is_small(arrays, len(subnets)):
         yield from (extract(arrays, axes, units) for units in subnets)
         return
     sizes, wide = sizes_of(arrays, axes), joined(arrays)

@@ -53,14 +53,14 @@ class Merge:
         Args:
             subnets: the units of each; not to be changed.
         """
-        if len(subnets) == 1 or not small.is_small(self._arrays):
+        if not small.is_small(self._arrays, len(subnets)):
             yield from extract_each(self._arrays, self._axes, subnets)
             return
         self._wide = joined(self._arrays)
         room = self._limit  # what is known of many subnets that overlap is more than the network
         for start in range(0, len(subnets), AT_ONCE):
             some = small.pieces(self._wide.layout, self._axes, self._sizes, subnets[start : start + AT_ONCE])
-            room -= sum(run.size for piece in some for run in piece.alike.layout)
+            room -= sum(sum(run.lengths) for piece in some for run in piece.alike.layout)
             if room >= 0:
                 self._pieces |= {id(piece.units): piece for piece in some}
             yield from small.cut(self._wide, some)
@@ -115,7 +115,7 @@ class Merge:
 
     def _put(self, cohorts: Sequence[Cohort], alone: Collection[str], even: Collection[str]) -> dict[str, Tensor]:
         """The arrays of which no two subnets share a coordinate, and short ones that all subnets have all of."""
-        if len(cohorts) > 1 and alone and small.is_small(self._arrays):
+        if alone and small.is_small(self._arrays, len(cohorts)):
             return self._put_back({*alone, *even})
         parts = [(cohort, cohort.means()) for cohort in cohorts] if alone else []
         held = {name for _, means in parts for name in means}

@@ -20,16 +20,17 @@ from ist_fed.flat import Flat, Layout, Run
 from ist_fed.places import Units, check_each
 from ist_fed.subnet.means import Cohort, mean_of_all
 
-SMALL = 1 << 19
-"""Coordinates of a network up to which this pays: what a subnet is then made of is a few kilobytes an array."""
+SMALL, LARGE = 1 << 17, 1 << 21
+"""Coordinates for each subnet up to which this pays: what a subnet is then made of is a few kilobytes an array. And in
+all: where a coordinate stands takes twice the memory of the coordinate itself."""
 
 Held = Mapping[str, Tensor]
 """Checked units: axis → int64 on the CPU; an axis that is held whole is left out."""
 
 
-def is_small(arrays: Mapping[str, Tensor]) -> bool:
-    """Whether a network is small enough."""
-    return sum(array.numel() for array in arrays.values()) <= SMALL
+def is_small(arrays: Mapping[str, Tensor], subnets: int) -> bool:
+    """Whether a network of which there are several subnets is small enough."""
+    return subnets > 1 and sum(array.numel() for array in arrays.values()) <= min(subnets * SMALL, LARGE)
 
 
 @dataclass(frozen=True, eq=False)
