@@ -4,6 +4,8 @@ from math import ceil
 
 import numpy as np
 import pytest
+from datasets import Dataset
+from flwr_datasets.partitioner import IidPartitioner
 
 from ist_fed.errors import TaskError
 from ist_fed.tasks.partition import partition
@@ -38,6 +40,14 @@ def test_iid_shares_are_even_and_alike() -> None:
     assert {len(share) for share in shares} <= {71, 72}
     assert all(not np.array_equal(share, np.sort(share)) for share in shares)
     assert np.abs(mixes(shares) - mixes([np.arange(500)])).max() < 0.2
+
+
+@pytest.mark.parametrize("clients", [1, 3, 8, 250])
+def test_iid_shares_are_those_of_flwr_datasets(clients: int) -> None:
+    made, order = IidPartitioner(num_partitions=clients), np.random.default_rng(9).permutation(500)
+    made.dataset = Dataset.from_dict({"index": order})
+    shares = partition(LABELS, clients, "iid", 0.5, 9)
+    assert [share.tolist() for share in shares] == [list(made.load_partition(at)["index"]) for at in range(clients)]
 
 
 def test_a_small_alpha_is_uneven_and_a_large_one_even() -> None:
