@@ -173,7 +173,6 @@ def fill(results: dict[str, Any], path: Path) -> None:
                 print(key, {name: value for name, value in runs[key].items() if name != "marks"}, flush=True)
                 summarise(results)
                 save(path, results)
-                plot(results, HERE.parent / "docs" / "images" / "net.png")
 
 
 def found(results: dict[str, Any], method: Method, mbit: int) -> list[dict[str, Any]]:
@@ -250,8 +249,8 @@ def plot(results: dict[str, Any], path: Path) -> None:
                 label = None if number else method.name
                 panel.plot(*zip(*run["marks"], strict=True), marker=".", color=colour, alpha=0.7, label=label)
         panel.axhline(TARGET, color="grey", linewidth=0.8, linestyle="--")
-        panel.set(title=f"{mbit} Mbit/s", xlabel="seconds", xscale="log", ylim=(0.9, 1.0), xlim=(3, 400))
-        panel.xaxis.set_major_locator(FixedLocator([3, 10, 30, 100, 300]))
+        panel.set(title=f"{mbit} Mbit/s", xlabel="seconds", xscale="log", ylim=(0.9, 1.0), xlim=(1, 400))
+        panel.xaxis.set_major_locator(FixedLocator([1, 3, 10, 30, 100, 300]))
         panel.xaxis.set_major_formatter("{x:g}")
         panel.xaxis.set_minor_locator(NullLocator())
     axes[0].set_ylabel("test accuracy")
@@ -275,6 +274,7 @@ def main() -> None:
     fill(results, path)
     summarise(results)
     save(path, results)
+    plot(results, HERE.parent / "docs" / "images" / "net.png")
     for row in results["rows"]:
         print(" | ".join(str(cell) for cell in row))
     print(f"the subnet is {state_bytes(512, 512) / 1e6:.2f} MB, the network {state_bytes(2048, 2048) / 1e6:.2f} MB")
