@@ -102,6 +102,7 @@ def put_back(wide: Flat, parts: Sequence[tuple[Piece, Cohort]]) -> Flat:
             mean = torch.stack([mean.runs[number] for mean in means]) if apart else first
             runs[run.dtype].index_copy_(0, here.view(-1), mean.view(-1))  # quicker than by two dimensions
             if whole.numel():
+                whole = whole.to(here.device)
                 values, own = first.index_select(1, whole), [sums.index_select(0, whole) for sums in apart]
                 even[run.dtype].append(_Even(here[0].index_select(0, whole), values, cohorts, own))
     for dtype, found in even.items():
