@@ -85,6 +85,9 @@ class LocalGrid(InProcessGrid):
 
     def carry_out(self, assignments: Sequence[Assignment]) -> Iterator[Outcome]:
         """Let every node of every assignment train."""
+        if self._only == "one by one":
+            yield from self._one_by_one([(asked, asked.nodes) for asked in assignments])
+            return
         for job, parts in self._jobs(assignments).items():
             choice = self._choice(job, parts[0])
             left = _cut(parts, choice.at_once) if choice.at_once else parts
@@ -139,8 +142,6 @@ class LocalGrid(InProcessGrid):
 
     def _examples(self, node: int) -> int:
         """How many a client has; 0 if they cannot be put beside the others': then it trains alone, or says why not."""
-        if self._only == "one by one":
-            return 0
         if node not in self._pool:
             try:
                 self._pool.add(node, self._client(node).data)
