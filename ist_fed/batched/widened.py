@@ -46,7 +46,7 @@ def narrowed(arrays: Arrays, shapes: Shapes) -> dict[str, Tensor]:
 def stays_zero(task: Task, narrow: Mapping[str, int], wide: Mapping[str, int], batch: Batch) -> bool:
     """Whether units of zeros change nothing: not the loss, nor another's gradient or statistics, nor themselves."""
     try:
-        with seeded(0):
+        with seeded(0, batch[0].device):
             small = task.build(**narrow).to(batch[0].device).train()
             with torch.no_grad():
                 for parameter in small.parameters():
