@@ -168,7 +168,7 @@ class _Form:
     whole: Tensor
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=16)  # few: each is several times as large as a subnet, and sizes may change with every round
 def _form(
     run: Run,
     tables: tuple[tuple[Dim, ...], ...],
