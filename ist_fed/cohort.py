@@ -7,10 +7,11 @@ subnets themselves, and to return what a whole cohort makes of one: then nothing
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 import torch
+from flwr.serverapp import Grid
 
 from ist_fed.arrays import Arrays
 from ist_fed.flat import flat
@@ -77,7 +78,7 @@ class Assignment:
     @cached_property
     def size(self) -> int:
         """Bytes of the subnet."""
-        return sum(run.nbytes for run in flat(self.arrays).runs)
+        return sum(run.size for run in flat(self.arrays).layout)
 
     def let_go(self) -> None:
         """Forget the arrays, which are in a network now, if nobody else needs them; `size` is still known."""
@@ -110,7 +111,6 @@ class Outcome:
     traffic: tuple[int, int] | None = None
 
 
-@runtime_checkable
 class Direct(Protocol):
     """A grid that carries out assignments itself.
 
@@ -131,3 +131,8 @@ class Direct(Protocol):
     def train_ahead(self, assignments: Sequence[Assignment]) -> None:
         """Let nodes train what messages are about to ask of them, one in each assignment; they answer with that."""
         ...
+
+
+def is_direct(grid: Grid) -> TypeGuard[Direct]:
+    """Whether a grid carries out assignments; asked every round, where `isinstance` would look each method up anew."""
+    return hasattr(grid, "carry_out")

@@ -13,7 +13,7 @@ from torch import Tensor
 from ist_fed import wire
 from ist_fed.arrays import Arrays, Build, arrays_of, build_on_meta
 from ist_fed.axes import infer
-from ist_fed.cohort import Assignment, Direct, Outcome
+from ist_fed.cohort import Assignment, Direct, Outcome, is_direct
 from ist_fed.coverage import Coverage
 from ist_fed.exchange import exchange
 from ist_fed.lending import Conditions, Lending, lend
@@ -141,7 +141,7 @@ class Conductor:
         self.summary()
         # In the network's own order, in which replies come; a checkpoint's is another.
         arrays = {name: arrays[name] for name in self._template}
-        if isinstance(grid, Direct):
+        if is_direct(grid):
             arrays = {name: array.to(grid.device) for name, array in arrays.items()}
         reports = self._reports(first_round, arrays, train_config or ConfigRecord(), grid, timeout)
         del arrays  # those of the first round are needed no longer than it lasts
@@ -199,7 +199,7 @@ class Conductor:
         this, assignments = self._assign(number, arrays, grid, timeout)
         if self._sealed:
             return self._merge(this, self._sealed.carry_out(grid, assignments, timeout))
-        if isinstance(grid, Direct):
+        if is_direct(grid):
             if this.is_in_place:
                 return self._merge(this, _one_after_another(this, assignments, grid))
             with this.timed("extract"):
@@ -226,6 +226,7 @@ class Conductor:
         if self._in_place and _shares_nothing(plan, self.sizes):
             this.in_place()
             arrays.clear()  # nor may anyone take these for what they were
+        lr = learning_rate(terms.training, number, self._rounds or number)
         held = [(units, cohort) for units, cohort in zip(plan.subnets, plan.cohorts, strict=True) if cohort]
 
         def assignment(one: tuple[Units, tuple[int, ...]], arrays: Arrays) -> Assignment:
@@ -239,7 +240,7 @@ class Conductor:
                 nodes=cohort,
                 weights=tuple(clients[node].weight for node in cohort),
                 local_steps=terms.local_steps,
-                lr=learning_rate(terms.training, number, self._rounds or number),
+                lr=lr,
                 training=terms.training,
                 scales=self._rescaling.scales(
                     terms.training.rescale, self.sizes, {axis: index.numel() for axis, index in units.items()}

@@ -74,6 +74,14 @@ class Flat(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return sum(len(run.names) for run in self.layout)
 
+    def views(self) -> dict[str, Tensor]:
+        """All arrays, as names give them, in fewer calls."""
+        found = {}
+        for run, numbers in zip(self.layout, self.runs, strict=True):
+            for name, shape, piece in zip(run.names, run.shapes, torch.split(numbers, [*run.lengths]), strict=True):
+                found[name] = piece if len(shape) == 1 else piece.view(shape)
+        return found
+
     def to(self, device: torch.device) -> "Flat":
         """The same on a device; itself if it is there."""
         there = all(run.device == device for run in self.runs)  # asking is much cheaper than `to`
@@ -86,7 +94,7 @@ def flat(arrays: Mapping[str, Tensor], layout: Layout | None = None) -> Flat:
         return arrays
     if layout is None:
         layout = tuple(Run(array.dtype, (name,), (tuple(array.shape),)) for name, array in arrays.items())
-    return Flat(layout, [_joined([arrays[name].reshape(-1) for name in run.names]) for run in layout])
+    return Flat(layout, [_joined([_row(arrays[name]) for name in run.names]) for run in layout])
 
 
 def joined(arrays: Mapping[str, Tensor]) -> Flat:
@@ -99,6 +107,10 @@ def joined(arrays: Mapping[str, Tensor]) -> Flat:
 @lru_cache(maxsize=256)
 def _by_dtype(entries: tuple[tuple[str, torch.dtype, tuple[int, ...]], ...]) -> Layout:
     return layout_of(sorted(entries, key=lambda entry: str(entry[1])))
+
+
+def _row(array: Tensor) -> Tensor:
+    return array if array.ndim == 1 else array.reshape(-1)
 
 
 def _joined(pieces: list[Tensor]) -> Tensor:

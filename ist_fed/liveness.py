@@ -6,7 +6,7 @@ than it promised, as resident clients are, is missed sooner: as soon as its prom
 
 import time
 from collections.abc import Iterable
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard
 
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
@@ -16,7 +16,6 @@ _HORIZON = 2.0  # intervals that Flower counts from the last heartbeat to the mo
 _LOOK_S = 1.0
 
 
-@runtime_checkable
 class Describing(Protocol):
     """A grid between processes, which knows more of its nodes than their ids."""
 
@@ -27,7 +26,7 @@ class Describing(Protocol):
 
 def present(grid: Grid) -> list[int]:
     """The nodes that are connected and keep their promise: Flower still lists those for a while that do not."""
-    if not isinstance(grid, Describing):
+    if not _describes(grid):
         return list(grid.get_node_ids())
     now = time.time()
     return [about.node_id for about in grid.get_nodes() if _broken_for(about, now) is None]
@@ -41,7 +40,7 @@ class Liveness:
     """
 
     def __init__(self, grid: Grid) -> None:
-        self._grid = grid if isinstance(grid, Describing) else None
+        self._grid = grid if _describes(grid) else None
         self._next = time.monotonic() + _LOOK_S
         self._began = self._activations()
 
@@ -71,6 +70,10 @@ class Liveness:
     def _activations(self) -> dict[int, str]:
         """When each node last came."""
         return {node.node_id: node.last_activated_at for node in self._grid.get_nodes()} if self._grid else {}
+
+
+def _describes(grid: Grid) -> TypeGuard[Describing]:
+    return hasattr(grid, "get_nodes")
 
 
 def _broken_for(about: NodeInfo, now: float) -> float | None:

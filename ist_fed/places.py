@@ -82,7 +82,7 @@ def of_one_size(subnets: Mapping[int, Mapping[str, Tensor]]) -> Iterator[tuple[l
     for number, units in subnets.items():
         alike[tuple((axis, index.numel()) for axis, index in units.items())].append(number)
     for counts, numbers in alike.items():
-        yield numbers, {axis: np.stack([subnets[number][axis].numpy() for number in numbers]) for axis, _ in counts}
+        yield numbers, {axis: torch.stack([subnets[number][axis] for number in numbers]).numpy() for axis, _ in counts}
 
 
 def _in_order(units: np.ndarray, size: int) -> bool:

@@ -10,7 +10,7 @@ from flwr.serverapp import Grid
 
 from ist_fed import wire
 from ist_fed.capacity import adapted, share
-from ist_fed.cohort import Direct
+from ist_fed.cohort import is_direct
 from ist_fed.device import format_bytes
 from ist_fed.errors import RoundError, WireError
 from ist_fed.exchange import exchange
@@ -120,7 +120,7 @@ class Roster:
         if not nodes:
             return {}
         silent = dict.fromkeys(nodes, "no answer in time")
-        if isinstance(grid, Direct):
+        if is_direct(grid):
             said = grid.profiles(nodes, wire.Question(sizes=self._sizes, training=self._training))
         else:
             said = self._answers(nodes, grid, timeout, silent.__setitem__)

@@ -16,7 +16,7 @@ from flwr.serverapp import Grid as FlowerGrid
 
 from ist_fed import wire
 from ist_fed.arrays import Build, build_on_meta
-from ist_fed.cohort import Assignment, Direct, Outcome
+from ist_fed.cohort import Assignment, Outcome, is_direct
 from ist_fed.errors import RoundError, ScenarioError, SecureError, WireError
 from ist_fed.exchange import exchange
 from ist_fed.privacy.secure import Aggregator, Grid, Secure, fit_grid
@@ -70,7 +70,7 @@ class SealedRounds:
         patience = min(timeout, self._settings.patience)
         ask("advertise", patience, _Cohort.calls, lambda c, node, body: c.of.advertised(node, say.Advert.unpack(body)))
         ask("share", patience, _Cohort.rosters, lambda c, node, body: c.of.shared(node, say.Shares.unpack(body)))
-        if isinstance(grid, Direct):
+        if is_direct(grid):
             grid.train_ahead([one for cohort in cohorts for one in cohort.trainees()])
         ask("upload", timeout, _Cohort.boxes, lambda c, node, body: c.of.masked(node, say.Masked.unpack(body)))
         ask("agree", patience, _Cohort.survivors, lambda c, node, body: c.of.voted(node, say.Vote.unpack(body)))

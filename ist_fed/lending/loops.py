@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor
 
 from ist_fed.arrays import Arrays
-from ist_fed.cohort import Direct
+from ist_fed.cohort import is_direct
 from ist_fed.errors import RuleError
 from ist_fed.lending.contract import Lending
 from ist_fed.lending.desk import in_real_time
@@ -38,6 +38,6 @@ def lend(
             "in virtual time it is known when a lease ends before anything is trained, but [network] compute is "
             "'measured'; give flops and step_seconds, and set compute to 'flops'"
         )
-    if lending.network is not None or isinstance(lending.grid, Direct):
+    if lending.network is not None or is_direct(lending.grid):
         return in_virtual_time(lending, arrays, first_round, loans or {})
     return in_real_time(lending, arrays, first_round)

@@ -6,7 +6,7 @@ from typing import Protocol
 from torch import Tensor
 
 from ist_fed.arrays import Arrays, arrays_of, build_on_meta
-from ist_fed.cohort import Assignment, Direct, Outcome
+from ist_fed.cohort import Assignment, Outcome, is_direct
 from ist_fed.lending.contract import Lending
 from ist_fed.lending.courier import ByMessages
 from ist_fed.lending.lender import Lender, lender_of
@@ -35,7 +35,7 @@ def in_virtual_time(
     for grant in schedule.held.values():
         lender.lend(grant, by_node[grant.node], since[grant.number], _of(loans, grant.number))
     grid = lending.grid
-    carrying: _Carrying = grid if isinstance(grid, Direct) else ByMessages(grid, lending.config, lending.timeout)
+    carrying: _Carrying = grid if is_direct(grid) else ByMessages(grid, lending.config, lending.timeout)
     round = first_round
     while True:
         began = schedule.now

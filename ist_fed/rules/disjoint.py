@@ -62,9 +62,11 @@ class Disjoint:
         cohorts = [*cohorts[shift:], *cohorts[:shift]]
         weights, limits = bounds_of(cohorts, nodes)
         subnets: list[dict[str, torch.Tensor]] = [{} for _ in range(self.groups)]
+        shares = dict[int, np.ndarray]()  # by size: layers are often equally wide
         for axis, size in sizes.items():
-            shares = dealt(size, weights, limits, self.min_units, axis=axis, nodes=nodes)
-            for subnet, units in zip(subnets, _hands(orders[axis], shares), strict=True):
+            if size not in shares:
+                shares[size] = dealt(size, weights, limits, self.min_units, axis=axis, nodes=nodes)
+            for subnet, units in zip(subnets, _hands(orders[axis], shares[size]), strict=True):
                 subnet[axis] = units
         held = [
             (units, tuple(node.id for node in cohort)) for units, cohort in zip(subnets, cohorts, strict=True) if cohort

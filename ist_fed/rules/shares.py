@@ -30,7 +30,7 @@ def bounds_of(cohorts: Sequence[Sequence[Node]], nodes: Sequence[Node]) -> tuple
 
     A group that nobody holds counts as an average client, and holds whatever it is dealt.
     """
-    typical = float(np.mean([node.capacity for node in nodes]))
+    typical = sum(node.capacity for node in nodes) / len(nodes)
     weights = np.array([min((node.capacity for node in cohort), default=typical) for cohort in cohorts])
     limits = np.array([min((node.limit for node in cohort), default=1.0) for cohort in cohorts])
     return weights, limits

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ist_fed.axes import Axes, describe, dims_of
 from ist_fed.errors import AxesError
-from ist_fed.flat import Flat, flat
 from ist_fed.places import Units, length_of, names_held
 
 
@@ -34,6 +33,6 @@ def check_part(part: Mapping[str, Tensor], arrays: Mapping[str, Tensor], axes: A
             )
 
 
-def on_device_of(arrays: Mapping[str, Tensor], part: Mapping[str, Tensor]) -> Flat:
-    """The part where the wide network is."""
-    return flat(part).to(next((array.device for array in arrays.values()), torch.device("cpu")))
+def device_of(arrays: Mapping[str, Tensor]) -> torch.device:
+    """Where a network is."""
+    return next((array.device for array in arrays.values()), torch.device("cpu"))

@@ -55,7 +55,7 @@ def axes_apart(subnets: Sequence[Units], sizes: Mapping[str, int]) -> set[str | 
     """The axes along which no two subnets share a unit; they share no coordinate of an array that one splits."""
     apart: set[str | None] = set()
     for axis, size in sizes.items():
-        held = np.concatenate([units[axis].numpy() if axis in units else np.arange(size) for units in subnets])
+        held = torch.cat([units[axis] if axis in units else torch.arange(size) for units in subnets]).numpy()
         if len(held) <= size and np.bincount(held, minlength=1).max() <= 1:  # whose calls cost less than torch's
             apart.add(axis)
     return apart

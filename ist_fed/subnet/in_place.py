@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from ist_fed.axes import Axes, sizes_of
+from ist_fed.flat import flat
 from ist_fed.places import Units, check_units, places_of, write
-from ist_fed.subnet.checks import check_part, check_weight, on_device_of
+from ist_fed.subnet.checks import check_part, check_weight, device_of
 from ist_fed.subnet.means import Cohort, Mean
 
 
@@ -39,7 +40,7 @@ class MergeInPlace:
         held = check_units(units, self._sizes)
         places = places_of(self._arrays, self._axes, self._sizes, held)
         check_part(part, self._arrays, self._axes, held)
-        given = on_device_of(self._arrays, part)
+        given = flat(part).to(device_of(self._arrays))
         for name, at in places.items():
             if name in self._means:
                 self._means[name].add(Cohort(held, given, weight), places, name)

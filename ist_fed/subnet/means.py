@@ -101,12 +101,12 @@ def mean_of_all(values: Tensor, cohorts: Sequence[Cohort], apart: Sequence[Tenso
     """
     if not values.is_floating_point():
         return values.amax(0)
-    weights = [cohort.weight for cohort in cohorts]
-    sums = torch.tensordot(values.new_tensor(weights, dtype=torch.float64), values.double() - values[0], 1)
-    return _mean(values[0], sum(apart, sums), fsum(weights))
+    weights, first = [cohort.weight for cohort in cohorts], values[0]
+    sums = values.new_tensor(weights, dtype=torch.float64) @ (values.double() - first).view(len(values), -1)
+    return _mean(first, sum(apart, sums.view_as(first)), fsum(weights))
 
 
 def _mean(first: Tensor, apart: Tensor, weight: Tensor | float) -> Tensor:
     # Adding nothing would still turn -0.0 into 0.0; and infinities that agree differ by nan.
-    kept = (apart == 0) | ~first.isfinite()
+    kept = (apart == 0) | (first - first != 0)  # a third of the time of `isfinite`
     return torch.where(kept, first, (first + apart / weight).to(first.dtype))

@@ -7,14 +7,12 @@ from torch import Tensor
 
 from ist_fed.arrays import Arrays
 from ist_fed.axes import Axes, sizes_of
-from ist_fed.flat import Flat, Layout, joined
+from ist_fed.flat import Flat, Layout, flat, joined
 from ist_fed.places import CHUNK, Indices, Units, check_units, places_of, put
 from ist_fed.subnet import small
-from ist_fed.subnet.checks import check_part, check_weight, on_device_of
+from ist_fed.subnet.checks import check_part, check_weight, device_of
 from ist_fed.subnet.cut import AT_ONCE, axes_apart, extract_each
 from ist_fed.subnet.means import Cohort, Mean, mean_of_all
-
-_Key = tuple[tuple[str, torch.dtype, bytes], ...]  # which units a subnet has
 
 
 class Merge:
@@ -39,13 +37,14 @@ class Merge:
 
     def __init__(self, arrays: Mapping[str, Tensor], axes: Axes) -> None:
         self._arrays, self._axes, self._sizes = arrays, axes, sizes_of(arrays, axes)
-        self._cohorts: dict[_Key, Cohort] = {}
+        self._device = device_of(arrays)
+        self._cohorts: dict[small.Key, Cohort] = {}
         self._means: dict[str, Mean] = {}
         self._room = self._limit = 2 * sum(array.numel() for array in arrays.values())
         self._sound: set[tuple[tuple[tuple[str, int], ...], Layout]] = set()  # sizes, and a layout that fits them
         self._wide: Flat | None = None  # of a small network whose subnets were cut here
         self._pieces: dict[int, small.Piece] = {}  # and these, by the identity of their units
-        self._cut_as: dict[_Key, small.Piece] = {}  # those of them that came back
+        self._cut_as: dict[small.Key, small.Piece] = {}  # those of them that came back
 
     def cut(self, subnets: Sequence[Units]) -> Iterator[Arrays]:
         """Cut narrow networks, as `extract_each`; to take them back then costs less if the very same `Units` are given.
@@ -79,13 +78,12 @@ class Merge:
         """
         check_weight(weight)
         piece = self._pieces.get(id(units))
-        key = _key(units)
-        cohort = self._cohorts.get(key)
-        held = cohort.units if cohort else piece.held if piece else check_units(units, self._sizes)
+        held = piece.held if piece else check_units(units, self._sizes)
+        key = piece.key if piece else small.key_of(held)
         if piece is None or not isinstance(part, Flat) or part.layout != piece.alike.layout:
             self._check(part, held)
-        here = on_device_of(self._arrays, part)
-        if cohort:
+        here = flat(part).to(self._device)
+        if cohort := self._cohorts.get(key):
             cohort.add(here, weight)
         else:
             self._make_room(sum(run.numel() for run in here.runs))
@@ -131,11 +129,9 @@ class Merge:
     def _put_back(self, names: Collection[str]) -> dict[str, Tensor]:
         """The same of a small network, all at once."""
         wide = self._wide or joined(self._arrays)
-        rest = [key for key in self._cohorts if key not in self._cut_as]
-        units = [self._cohorts[key].units for key in rest]
-        found = small.pieces(wide.layout, self._axes, self._sizes, units)
-        of = self._cut_as | dict(zip(rest, found, strict=True))
-        made = small.put_back(wide, [(of[key], cohort) for key, cohort in self._cohorts.items()])
+        rest = [cohort.units for key, cohort in self._cohorts.items() if key not in self._cut_as]
+        of = self._cut_as | {one.key: one for one in small.pieces(wide.layout, self._axes, self._sizes, rest)}
+        made = small.put_back(wide, [(of[key], cohort) for key, cohort in self._cohorts.items()]).views()
         sent = {name for piece in of.values() for run in piece.alike.layout for name in run.names}
         return {name: made[name] if name in sent else self._arrays[name] for name in names}
 
@@ -168,8 +164,3 @@ class Merge:
             self._cohorts.clear()
             self._room = self._limit
         self._room -= coordinates
-
-
-def _key(units: Units) -> _Key:
-    given = [(axis, torch.as_tensor(units[axis])) for axis in sorted(units)]
-    return tuple((axis, index.dtype, index.numpy(force=True).tobytes()) for axis, index in given)

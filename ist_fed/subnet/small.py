@@ -27,6 +27,9 @@ all: where a coordinate stands takes twice the memory of the coordinate itself."
 Held = Mapping[str, Tensor]
 """Checked units: axis → int64 on the CPU; an axis that is held whole is left out."""
 
+Key = tuple[tuple[str, bytes], ...]
+"""Which units a subnet holds: what can be looked up in a dictionary."""
+
 
 def is_small(arrays: Mapping[str, Tensor], subnets: int) -> bool:
     """Whether a network of which there are several subnets is small enough."""
@@ -54,8 +57,14 @@ class Piece:
 
     units: Units
     held: Held
+    key: Key
     alike: Alike
     row: int
+
+
+def key_of(held: Held) -> Key:
+    """The same for all subnets that hold the same units in the same order, and for no others."""
+    return tuple((axis, held[axis].numpy().tobytes()) for axis in sorted(held))
 
 
 def pieces(wide: Layout, axes: Axes, sizes: Mapping[str, int], subnets: Sequence[Units]) -> list[Piece]:
@@ -67,7 +76,9 @@ def pieces(wide: Layout, axes: Axes, sizes: Mapping[str, int], subnets: Sequence
     found: dict[int, Piece] = {}
     for numbers, held, units in check_each(subnets, sizes):
         alike = _alike(wide, axes, sizes, len(numbers), units)
-        found |= {number: Piece(subnets[number], held[row], alike, row) for row, number in enumerate(numbers)}
+        for row, number in enumerate(numbers):
+            key = tuple((axis, units[axis][row].tobytes()) for axis in sorted(units))
+            found[number] = Piece(subnets[number], held[row], key, alike, row)
     return [found[number] for number in range(len(subnets))]
 
 
@@ -107,7 +118,8 @@ def put_back(wide: Flat, parts: Sequence[tuple[Piece, Cohort]]) -> Flat:
                 even[run.dtype].append(_Even(here[0].index_select(0, whole), values, cohorts, own))
     for dtype, found in even.items():
         values, everyone = torch.cat([one.values for one in found]), [own for one in found for own in one.cohorts]
-        runs[dtype][found[0].places] = mean_of_all(values, everyone, [own for one in found for own in one.apart])
+        mean = mean_of_all(values, everyone, [own for one in found for own in one.apart])
+        runs[dtype].index_copy_(0, found[0].places, mean)
     return Flat(wide.layout, list(runs.values()))
 
 
