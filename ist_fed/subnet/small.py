@@ -7,17 +7,15 @@ once for cutting and for putting back; then one call cuts them all, and one call
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import groupby
-from math import prod
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ist_fed.axes import Axes, Dim, dims_of, owners_of
+from ist_fed.axes import Axes
 from ist_fed.flat import Flat, Layout, Run
 from ist_fed.places import Units, check_each
+from ist_fed.subnet.alike import Alike, alike_in
 from ist_fed.subnet.means import Cohort, mean_of_all
 
 SMALL, LARGE = 1 << 17, 1 << 21
@@ -34,21 +32,6 @@ Key = tuple[tuple[str, bytes], ...]
 def is_small(arrays: Mapping[str, Tensor], subnets: int) -> bool:
     """Whether a network of which there are several subnets is small enough."""
     return subnets > 1 and sum(array.numel() for array in arrays.values()) <= min(subnets * SMALL, LARGE)
-
-
-@dataclass(frozen=True, eq=False)
-class Alike:
-    """Subnets of one size.
-
-    Args:
-        layout: of each.
-        places: for each run of it, subnets × numbers: where they stand in the wide network's run of that dtype.
-        whole: for each run of it, which of its numbers are of arrays that no axis splits: every subnet has them.
-    """
-
-    layout: Layout
-    places: Sequence[Tensor]
-    whole: Sequence[Tensor]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -75,7 +58,7 @@ def pieces(wide: Layout, axes: Axes, sizes: Mapping[str, int], subnets: Sequence
     """
     found: dict[int, Piece] = {}
     for numbers, held, units in check_each(subnets, sizes):
-        alike = _alike(wide, axes, sizes, len(numbers), units)
+        alike = alike_in(wide, axes, sizes, len(numbers), units)
         for row, number in enumerate(numbers):
             key = tuple((axis, units[axis][row].tobytes()) for axis in sorted(units))
             found[number] = Piece(subnets[number], held[row], key, alike, row)
@@ -142,99 +125,3 @@ def _read(wide: Flat, run: Run, places: Tensor) -> Sequence[Tensor]:
 def _rows(table: Tensor, rows: Sequence[int]) -> Tensor:
     """Some rows of a table; the table itself if it is all of them."""
     return table if [*rows] == [*range(len(table))] else table[[*rows]]
-
-
-def _alike(wide: Layout, axes: Axes, sizes: Mapping[str, int], count: int, units: Mapping[str, np.ndarray]) -> Alike:
-    """So many subnets of one size; `units` are subnets × units of each axis that they do not hold whole."""
-    one_row = np.concatenate([np.zeros((count, 1), dtype=np.int64), *units.values()], axis=1)
-    counts = tuple((axis, held.shape[1]) for axis, held in units.items())
-    layout, places, whole = [], [], []
-    for run in wide:
-        form = _form(run, tuple(axes[name] for name in run.names), tuple(sizes.items()), counts)
-        if form.run.names:
-            at = np.broadcast_to(form.base, (count, len(form.base)))
-            for factor, which in form.terms:
-                at = at + factor * one_row.take(which, axis=1)
-            layout.append(form.run)
-            places.append(torch.from_numpy(at if form.terms else at.copy()))
-            whole.append(form.whole)
-    return Alike(tuple(layout), places, whole)
-
-
-@dataclass(frozen=True, eq=False)
-class _Form:
-    """What subnets of one size have in common, in one run.
-
-    A number stands at `base` plus, for every dimension that is split, a factor times the number of its unit.
-
-    Args:
-        run: of a subnet.
-        base: for each of its numbers.
-        terms: for each of its numbers the factor, and which of the subnet's units; unit 0 where there is none.
-        whole: which of its numbers are of arrays that no axis splits.
-    """
-
-    run: Run
-    base: np.ndarray
-    terms: Sequence[tuple[np.ndarray, np.ndarray]]
-    whole: Tensor
-
-
-@lru_cache(maxsize=16)  # few: each is several times as large as a subnet, and sizes may change with every round
-def _form(
-    run: Run,
-    tables: tuple[tuple[Dim, ...], ...],
-    sizes: tuple[tuple[str, int], ...],
-    counts: tuple[tuple[str, int], ...],
-) -> _Form:
-    full, held, first, end = dict(sizes), dict(counts), dict[str, int](), 1
-    for axis, count in counts:
-        first[axis], end = end, end + count
-    start, names, shapes, bases, whole = 0, [], [], [], []
-    terms: list[list[tuple[np.ndarray, np.ndarray]]] = []
-    for name, table, shape, length in zip(run.names, tables, run.shapes, run.lengths, strict=True):
-        if all(held.get(block, 1) for block in owners_of(table)):
-            found = [_along(dim, size, full, held, first) for dim, size in zip(dims_of(table), shape, strict=True)]
-            names.append(name)
-            shapes.append(narrow := tuple(len(base) for base, *_ in found))
-            base, own = np.full(narrow, start), []
-            for at, (along, factor, which) in enumerate(found):
-                stride, beside = prod(shape[at + 1 :]), [1] * at + [-1] + [1] * (len(shape) - at - 1)
-                base = base + stride * along.reshape(beside)
-                if factor:
-                    every = np.broadcast_to(which.reshape(beside), narrow).ravel()
-                    own.append((np.full(len(every), stride * factor), every))
-            bases.append(base.ravel())
-            terms.append(own)
-            whole.append(np.full(base.size, all(dim.axis is None for dim in table)))
-        start += length
-    return _Form(
-        run=Run(run.dtype, tuple(names), tuple(shapes)),
-        base=_behind(bases),
-        terms=[_term(at, terms, bases) for at in range(max(map(len, terms), default=0))],
-        whole=torch.from_numpy(np.flatnonzero(_behind(whole))),
-    )
-
-
-def _term(
-    at: int, terms: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]], bases: Sequence[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The term of that number of all arrays, one behind another; zeros of those that have fewer."""
-    none = [(np.zeros_like(base), np.zeros_like(base)) for base in bases]
-    found = [own[at] if at < len(own) else zero for own, zero in zip(terms, none, strict=True)]
-    return _behind([factor for factor, _ in found]), _behind([which for _, which in found])
-
-
-def _behind(pieces: Sequence[np.ndarray]) -> np.ndarray:
-    return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
-
-
-def _along(
-    dim: Dim, length: int, full: Mapping[str, int], held: Mapping[str, int], first: Mapping[str, int]
-) -> tuple[np.ndarray, int, np.ndarray]:
-    """Of each position along a narrow dimension: where it stands but for its unit, whose factor, and which it is."""
-    if dim.axis is None or dim.axis not in held:
-        return np.arange(length), 0, np.zeros(length, dtype=np.int64)
-    # In row-major order a dimension is outer × units × inner.
-    outer, unit, inner = (each.ravel() for each in np.indices([dim.outer, held[dim.axis], dim.inner]))
-    return outer * full[dim.axis] * dim.inner + inner, dim.inner, first[dim.axis] + unit
