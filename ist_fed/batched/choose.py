@@ -113,7 +113,8 @@ def choose(model: nn.Module, task: Task, batch: Batch | None, job: Job, memory: 
     size = _bytes(layers, use, job, chosen, reader)
     kept = sum(parameter.nbytes for parameter in model.parameters())
     kept -= sum(layers[name].weight.nbytes for name in (*chosen, *filter(None, [reader])))
-    size += _STATE[job.training.optimizer] * kept + 4 * sum(part.nbytes for part in batch) + _KEPT * seen.made
+    given = sum(part.nbytes for part in batch[bool(reader) :])  # who has the examples at hand is given targets only
+    size += _STATE[job.training.optimizer] * kept + 4 * given + _KEPT * seen.made
     way: Way = "factored" if chosen or reader else "stacked"
     return Choice(way=way, at_once=max(1, memory // size), factored=chosen, in_data=reader)
 

@@ -19,6 +19,7 @@ from ist_fed.batched.widened import is_near, narrowed, shapes_of, stays_zero, wi
 from ist_fed.cohort import Assignment, Outcome
 from ist_fed.device import pick_device, tf32_products
 from ist_fed.engines.ahead import Ahead
+from ist_fed.engines.chunks import Part, chunk, cut
 from ist_fed.engines.inprocess import InProcessGrid
 from ist_fed.federation import Line, federate
 from ist_fed.flat import joined
@@ -36,11 +37,6 @@ MEMORY, GPU_MEMORY = 1 << 27, 1 << 32
 """Bytes that clients trained at once may take, unless told otherwise: more is not faster on a processor, and it takes
 many to keep a GPU busy. It does not follow what is free, for which clients are together shows in the last bits of their
 mean."""
-
-_FULL = 0.75  # of the largest cohort's clients, that a smaller one has if both are trained at once
-
-_Part = tuple[Assignment, tuple[int, ...]]
-"""Some nodes of a cohort."""
 
 
 class LocalGrid(InProcessGrid):
@@ -90,13 +86,13 @@ class LocalGrid(InProcessGrid):
             return
         for job, parts in self._jobs(assignments).items():
             choice = self._choice(job, parts[0])
-            left = _cut(parts, choice.at_once) if choice.at_once else parts
+            left = cut(parts, choice.at_once) if choice.at_once else parts
             while left:
-                chunk = _chunk(left, choice.at_once)
+                some = chunk(left, choice.at_once)
                 try:
-                    outcomes = self._together(job, chunk, choice) if choice.at_once else self._one_by_one(chunk)
+                    outcomes = self._together(job, some, choice) if choice.at_once else self._one_by_one(some)
                     yield from outcomes
-                    left = left[len(chunk) :]
+                    left = left[len(some) :]
                 except NotTogether as error:
                     choice = self._fall_back(job, str(error))
 
@@ -107,9 +103,9 @@ class LocalGrid(InProcessGrid):
             (node,) = asked.nodes
             self._client(node).ahead = partial(ahead.take, node)
 
-    def _jobs(self, assignments: Sequence[Assignment]) -> dict[Job, list[_Part]]:
+    def _jobs(self, assignments: Sequence[Assignment]) -> dict[Job, list[Part]]:
         """Clients that can be trained at once: with subnets of one size, and batches of one."""
-        jobs: defaultdict[Job, list[_Part]] = defaultdict(list)
+        jobs: defaultdict[Job, list[Part]] = defaultdict(list)
         for asked in assignments:
             alike: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
             for node in asked.nodes:
@@ -121,15 +117,15 @@ class LocalGrid(InProcessGrid):
                 jobs[job].append((asked, tuple(nodes)))
         return self._beside_each_other(jobs)
 
-    def _beside_each_other(self, jobs: Mapping[Job, list[_Part]]) -> dict[Job, list[_Part]]:
+    def _beside_each_other(self, jobs: Mapping[Job, list[Part]]) -> dict[Job, list[Part]]:
         """Those that differ by a unit or two as one, of the widest: a step of each takes as long as one of both."""
-        joined: dict[Job, list[_Part]] = {}
+        joined: dict[Job, list[Part]] = {}
         for job, parts in sorted(jobs.items(), key=lambda item: sum(units for _, units in item[0].sizes), reverse=True):
             wider = next((wide for wide in joined if self._can_join(job, wide, parts[0])), job)
             joined.setdefault(wider, []).extend(parts)
         return joined
 
-    def _can_join(self, job: Job, wide: Job, part: _Part) -> bool:
+    def _can_join(self, job: Job, wide: Job, part: Part) -> bool:
         narrow, sizes = dict(job.sizes), dict(wide.sizes)
         asked, (node, *_) = part
         if not job.batch or replace(job, sizes=wide.sizes) != wide or asked.scales or job.training.carried:
@@ -157,7 +153,7 @@ class LocalGrid(InProcessGrid):
 
     # --- One way or the other -----------------------------------------------------------------------------------------
 
-    def _choice(self, job: Job, part: _Part) -> Choice:
+    def _choice(self, job: Job, part: Part) -> Choice:
         if job not in self._choices:
             batch = self._pool.one(part[1][0], job.batch) if job.batch else None
             self._choices[job] = choose(self._network(job), self._task, batch, job, self._memory, self._only)
@@ -175,7 +171,7 @@ class LocalGrid(InProcessGrid):
         with seeded(0):
             return build_undrawn(self._task.build, dict(job.sizes)).to(self.device)
 
-    def _together(self, job: Job, chunk: Sequence[_Part], choice: Choice) -> list[Outcome]:
+    def _together(self, job: Job, chunk: Sequence[Part], choice: Choice) -> list[Outcome]:
         began = time.perf_counter()
         asked, most = chunk[0][0], len(chunk[0][1])
         of_node = [dict(zip(each.nodes, each.weights, strict=True)) for each, _ in chunk]
@@ -216,7 +212,7 @@ class LocalGrid(InProcessGrid):
             made.append(_outcome(each, part, loss[: len(part)], seconds, refused=refused, arrays=arrays, weight=weight))
         return made
 
-    def _one_by_one(self, chunk: Sequence[_Part]) -> Iterator[Outcome]:
+    def _one_by_one(self, chunk: Sequence[Part]) -> Iterator[Outcome]:
         for asked, nodes in chunk:
             for node, weight in zip(asked.nodes, asked.weights, strict=True):
                 if node in nodes:
@@ -262,21 +258,6 @@ def _outcome(
 
 def _refusal(reason: str) -> str:
     return f"the client did not train: {reason}"
-
-
-def _cut(parts: Sequence[_Part], most: int) -> list[_Part]:
-    """The same with no more than so many nodes in each; those of equal length side by side."""
-    cut = [(asked, nodes[start : start + most]) for asked, nodes in parts for start in range(0, len(nodes), most)]
-    return sorted(cut, key=lambda part: len(part[1]), reverse=True)
-
-
-def _chunk(left: Sequence[_Part], most: int) -> Sequence[_Part]:
-    """The next parts that hold about equally many nodes, and together no more than may be trained at once."""
-    if not most:
-        return left[:1]
-    each = len(left[0][1])
-    alike = next((at for at, (_, nodes) in enumerate(left) if len(nodes) < _FULL * each), len(left))
-    return left[: max(1, min(alike, most // each))]
 
 
 def simulate(
