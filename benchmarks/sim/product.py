@@ -46,6 +46,7 @@ DEFAULTS: dict[str, Any] = {
     "rule": "fedavg",
     "clients": 100,
     "only": None,
+    "memory": None,
     "device": "cpu",
     "threads": 1,
     "samples": SAMPLES,
@@ -157,7 +158,7 @@ def main() -> None:
     def worker(client: int) -> Worker:
         return Worker(task, task.client_data(client, clients), client=client, device=device)
 
-    grid = LocalGrid(clients, worker, task, device, only=asked["only"])
+    grid = LocalGrid(clients, worker, task, device, only=asked["only"], memory=asked["memory"])
     torch.manual_seed(0)
     first = start(clients)["weights"] if asked["check"] else arrays_of(task.build(**sizes(asked)))
     try:

@@ -16,6 +16,9 @@ Held = Mapping[str, np.ndarray]
 """Axis → subnets × units; an axis that is held whole is left out."""
 
 
+_NOTHING = np.zeros(1, dtype=np.int64)
+
+
 @dataclass(frozen=True, eq=False)
 class Alike:
     """Subnets of one size.
@@ -49,13 +52,13 @@ class _Along:
     """Positions along a dimension, or along several that no axis splits, in steps of the wide array's numbers.
 
     Args:
-        fixed: of each position what does not depend on the unit; None if that is nothing.
+        fixed: of each position what does not depend on the unit.
         axis: that splits it, if one does.
         factor: of the unit's number.
-        which: of each position the unit, counted in the subnet; None if they stand one behind another.
+        which: of each position the unit, counted in the subnet; None if each is one unit.
     """
 
-    fixed: np.ndarray | None
+    fixed: np.ndarray
     axis: str | None = None
     factor: int = 1
     which: np.ndarray | None = None
@@ -63,10 +66,10 @@ class _Along:
     def places(self, held: Held) -> np.ndarray:
         """Subnets × positions, or 1 × positions where they are the same in all."""
         if self.axis is None:
-            return np.zeros((1, 1), dtype=np.int64) if self.fixed is None else self.fixed[None]
-        units = held[self.axis] if self.which is None else held[self.axis].take(self.which, axis=1)
-        units = units if self.factor == 1 else units * self.factor
-        return units if self.fixed is None else units + self.fixed
+            return self.fixed[None]
+        units: np.ndarray = held[self.axis] if self.which is None else held[self.axis].take(self.which, axis=1)
+        found: np.ndarray = units * self.factor + self.fixed
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,14 +158,12 @@ def _part(
             shape.append(here)
             along.append(_split(dim, stride, full[dim.axis], held[dim.axis]))
         elif along and along[-1].axis is None:
-            before, fixed = along[-1].fixed, stride * np.arange(length)
-            assert before is not None
             shape[-1] *= length
-            along[-1] = _Along((before[:, None] + fixed).ravel())
+            along[-1] = _Along((along[-1].fixed[:, None] + stride * np.arange(length)).ravel())
         else:
             shape.append(length)
             along.append(_Along(stride * np.arange(length)))
-    shape, along = shape or [1], along or [_Along(None)]
+    shape, along = shape or [1], along or [_Along(_NOTHING)]
     beside = [(*[1] * at, length, *[1] * (len(shape) - at - 1)) for at, length in enumerate(shape)]
     return _Part(slice(begin, begin + prod(shape)), start, tuple(shape), [*zip(along, beside, strict=True)])
 
@@ -171,7 +172,7 @@ def _split(dim: Dim, stride: int, full: int, held: int) -> _Along:
     """Positions along a dimension of which so many of so many units are held."""
     assert dim.axis is not None
     if dim.outer * dim.inner == 1:
-        return _Along(None, dim.axis, stride)
+        return _Along(_NOTHING, dim.axis, stride)
     # In row-major order a dimension is outer × units × inner.
     outer, unit, inner = (each.ravel() for each in np.indices([dim.outer, held, dim.inner]))
     return _Along(stride * (outer * full * dim.inner + inner), dim.axis, stride * dim.inner, unit)
