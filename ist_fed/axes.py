@@ -83,12 +83,12 @@ def describe(dims: tuple[Dim, ...]) -> str:
 
 def owners_of(dims: Sequence[Dim]) -> tuple[str, ...]:
     """The axes of the blocks without which the array is not there."""
-    return tuple(dim.axis for dim in dims if dim.owner and dim.axis is not None)
+    return tuple([dim.axis for dim in dims if dim.owner and dim.axis is not None])
 
 
 def dims_of(dims: Sequence[Dim]) -> tuple[Dim, ...]:
     """An entry for each dimension of the array."""
-    return tuple(dim for dim in dims if not dim.owner)
+    return tuple([dim for dim in dims if not dim.owner])
 
 
 def infer(

@@ -40,9 +40,10 @@ class Coverage:
 
     def mark(self, *subnets: Units) -> None:
         """Say that subnets were trained and merged."""
-        for numbers, held in of_one_size(dict(enumerate(subnets))):  # at once: a call takes longer than what it marks
-            self._mark(held)
-            _count(self.trained, held, len(numbers))
+        if self._grids.keys() - self._whole:
+            for _, held in of_one_size(dict(enumerate(subnets))):  # at once: a call takes longer than what it marks
+                self._mark(held)
+        count_trained(self.trained, *subnets)
 
     def _mark(self, held: Mapping[str, np.ndarray]) -> None:
         """Mark subnets of one size: subnets × units of each axis; one that is left out is held whole."""
@@ -109,18 +110,14 @@ def untrained(sizes: Mapping[str, int]) -> dict[str, Tensor]:
     return {axis: torch.zeros(size, dtype=torch.int64) for axis, size in sizes.items()}
 
 
-def count_trained(trained: Mapping[str, Tensor], units: Units) -> None:
-    """Count a subnet that was trained and merged, in place; an axis left out of it is held whole."""
-    _count(trained, {axis: index.numpy()[None] for axis, index in units.items()}, 1)
-
-
-def _count(trained: Mapping[str, Tensor], held: Mapping[str, np.ndarray], subnets: int) -> None:
-    """The same for subnets of one size: subnets × units of each axis."""
+def count_trained(trained: Mapping[str, Tensor], *subnets: Units) -> None:
+    """Count subnets that were trained and merged, in place; an axis left out of one is held whole."""
     for axis, counts in trained.items():
-        if axis in held:
-            counts += torch.from_numpy(np.bincount(held[axis].ravel(), minlength=len(counts)))
-        else:
-            counts += subnets
+        held = [units[axis] for units in subnets if axis in units]
+        if held:
+            counts += torch.from_numpy(np.bincount(torch.cat(held).numpy(), minlength=len(counts)))
+        if len(held) < len(subnets):
+            counts += len(subnets) - len(held)
 
 
 def _key(axes: Axes, name: str) -> _Key:

@@ -78,7 +78,7 @@ class Flat(Mapping[str, Tensor]):
         """All arrays, as names give them, in fewer calls."""
         found = {}
         for run, numbers in zip(self.layout, self.runs, strict=True):
-            for name, shape, piece in zip(run.names, run.shapes, torch.split(numbers, [*run.lengths]), strict=True):
+            for name, shape, piece in zip(run.names, run.shapes, numbers.split_with_sizes(run.lengths), strict=True):
                 found[name] = piece if len(shape) == 1 else piece.view(shape)
         return found
 
@@ -94,7 +94,7 @@ def flat(arrays: Mapping[str, Tensor], layout: Layout | None = None) -> Flat:
         return arrays
     if layout is None:
         layout = tuple(Run(array.dtype, (name,), (tuple(array.shape),)) for name, array in arrays.items())
-    return Flat(layout, [_joined([_row(arrays[name]) for name in run.names]) for run in layout])
+    return Flat(layout, [_joined([arrays[name] for name in run.names]) for run in layout])
 
 
 def joined(arrays: Mapping[str, Tensor]) -> Flat:
@@ -109,9 +109,18 @@ def _by_dtype(entries: tuple[tuple[str, torch.dtype, tuple[int, ...]], ...]) -> 
     return layout_of(sorted(entries, key=lambda entry: str(entry[1])))
 
 
-def _row(array: Tensor) -> Tensor:
-    return array if array.ndim == 1 else array.reshape(-1)
+def _joined(arrays: list[Tensor]) -> Tensor:
+    """Arrays as one run; those that lie behind one another, as `Flat.views` gives them, are not copied."""
+    if _are_one(arrays):
+        return arrays[0].as_strided([sum(array.numel() for array in arrays)], [1])
+    return torch.cat([array.reshape(-1) for array in arrays])
 
 
-def _joined(pieces: list[Tensor]) -> Tensor:
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+def _are_one(arrays: list[Tensor]) -> bool:
+    at = arrays[0].data_ptr()
+    for array in arrays:
+        if array.data_ptr() != at or not array.is_contiguous():
+            return False
+        at += array.nbytes
+    storage = arrays[0].untyped_storage()
+    return at <= storage.data_ptr() + storage.nbytes()  # else they are neighbours by chance

@@ -11,6 +11,8 @@ from typing import Protocol, TypeGuard
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
+from ist_fed.cohort import is_direct
+
 _PATIENCE = 1.2  # of a node's interval
 _HORIZON = 2.0  # intervals that Flower counts from the last heartbeat to the moment when it gives a node up
 _LOOK_S = 1.0
@@ -73,7 +75,7 @@ class Liveness:
 
 
 def _describes(grid: Grid) -> TypeGuard[Describing]:
-    return hasattr(grid, "get_nodes")
+    return hasattr(grid, "get_nodes") and not is_direct(grid)  # clients in this process are always there
 
 
 def _broken_for(about: NodeInfo, now: float) -> float | None:

@@ -90,7 +90,7 @@ def _in_order(units: np.ndarray, size: int) -> bool:
     if not units.shape[1]:
         return size > 0
     rising = bool((units[:, 1:] > units[:, :-1]).all())
-    return rising and bool(units[:, 0].min() >= 0 and units[:, -1].max() < size)
+    return rising and min(units[:, 0].tolist()) >= 0 and max(units[:, -1].tolist()) < size
 
 
 def names_held(arrays: Iterable[str], axes: Axes, units: Units) -> list[str]:

@@ -3,7 +3,6 @@
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import fsum, isfinite, nan
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from ist_fed.arrays import Arrays
 from ist_fed.axes import Axes, sizes_of
-from ist_fed.clock import timed
+from ist_fed.clock import Timed
 from ist_fed.cohort import Assignment, Outcome
 from ist_fed.coverage import Coverage
 from ist_fed.errors import RoundError
@@ -112,9 +111,9 @@ class Lender:
             f"{number}/{name}": loan.asked.arrays[name] for number, loan in self.out.items() for name in self._shared
         }
 
-    def timed(self, phase: str) -> AbstractContextManager[None]:
+    def timed(self, phase: str) -> Timed:
         """Add the time spent inside to a phase of the report."""
-        return timed(self._tally.seconds, phase)
+        return Timed(self._tally.seconds, phase)
 
     def report(self, round: int, virtual: float | None) -> RoundReport:
         """What happened since the last report.

@@ -3,7 +3,6 @@
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import fsum, isfinite, nan
 from typing import Protocol
@@ -14,7 +13,7 @@ from torch import Tensor
 from ist_fed import wire
 from ist_fed.arrays import Arrays
 from ist_fed.axes import Axes
-from ist_fed.clock import timed
+from ist_fed.clock import Timed
 from ist_fed.cohort import Outcome
 from ist_fed.coverage import Coverage
 from ist_fed.errors import RoundError, WireError
@@ -120,9 +119,9 @@ class Round:
         """Let a robust merge take the replies; some it refuses only when all of them are there."""
         self.robust = merge
 
-    def timed(self, phase: str) -> AbstractContextManager[None]:
+    def timed(self, phase: str) -> Timed:
         """Add the time spent inside to a phase."""
-        return timed(self._seconds, phase)
+        return Timed(self._seconds, phase)
 
     def sent(self, node: int, units: Units, nonce: str, label: wire.Label, message: Message) -> None:
         """Remember an order; of the subnet only its label is kept."""

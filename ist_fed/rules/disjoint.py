@@ -76,6 +76,8 @@ class Disjoint:
 
 def _hands(order: np.ndarray, shares: np.ndarray) -> Sequence[torch.Tensor]:
     """Units in the order in which they are dealt out, as each group's own, sorted: memory is then read in order."""
-    group = np.empty(len(order), dtype=np.int64)
-    group[order] = np.repeat(np.arange(len(shares)), shares)
-    return torch.split(torch.from_numpy(np.argsort(group, kind="stable")), shares.tolist())
+    behind = np.repeat(np.arange(len(shares)) * len(order), shares)  # keeps a group's units behind those of the last
+    hands = order + behind
+    hands.sort()
+    hands -= behind
+    return torch.from_numpy(hands).split_with_sizes(shares.tolist())

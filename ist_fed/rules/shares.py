@@ -108,7 +108,7 @@ def apportion(size: int, weights: np.ndarray, least: int, most: np.ndarray) -> n
     """
     exact = size * weights / weights.sum()
     fixed = np.zeros(len(weights), dtype=bool)
-    while ((bounded := exact.clip(least, most)) != exact).any():
+    while ((bounded := np.maximum(np.minimum(exact, most), least)) != exact).any():  # quicker than `clip`
         excess = bounded - exact
         # Lower and upper bounds pull against each other; only those that prevail are sure to hold at the end.
         fixed |= (excess > 0) & (excess.sum() >= 0) | (excess < 0) & (excess.sum() <= 0)
@@ -116,5 +116,6 @@ def apportion(size: int, weights: np.ndarray, least: int, most: np.ndarray) -> n
         exact[~fixed] = (size - exact[fixed].sum()) * weights[~fixed] / weights[~fixed].sum()
     shares: np.ndarray = np.floor(exact).astype(np.int64)
     short = size - int(shares.sum())
-    shares[np.argsort(-(exact - shares), kind="stable")[:short]] += 1
+    if short:
+        shares[np.argsort(-(exact - shares), kind="stable")[:short]] += 1
     return shares

@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from math import prod
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -25,12 +27,13 @@ class Alike:
 
     Args:
         layout: of each.
-        places: for each run of it, subnets × numbers: where they stand in the wide network's run of that dtype.
+        places: for each run of it, subnets × numbers: where they stand in the wide network's run of that dtype; None
+            for a run that no axis splits: every subnet has all of it.
         whole: for each run of it, which of its numbers are of arrays that no axis splits: every subnet has them.
     """
 
     layout: Layout
-    places: Sequence[Tensor]
+    places: Sequence[Tensor | None]
     whole: Sequence[Tensor]
 
 
@@ -42,7 +45,8 @@ def alike_in(wide: Layout, axes: Axes, sizes: Mapping[str, int], count: int, hel
         form = _form(run, tuple(axes[name] for name in run.names), tuple(sizes.items()), counts)
         if form.run.names:
             layout.append(form.run)
-            places.append(torch.from_numpy(form.places(count, held)))
+            split = form.whole.numel() < sum(run.lengths)
+            places.append(torch.from_numpy(form.places(count, held)) if split else None)
             whole.append(form.whole)
     return Alike(tuple(layout), places, whole)
 
@@ -74,7 +78,7 @@ class _Along:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """An array of a subnet.
+    """An array of a subnet, or several.
 
     Args:
         span: where it lies in the subnet's run.
@@ -127,18 +131,22 @@ def _form(
     full, held = dict(sizes), dict(counts)
     begin, start, names, shapes, parts = 0, 0, list[str](), list[tuple[int, ...]](), list[_Part]()
     whole = [torch.empty(0, dtype=torch.int64)]
-    for name, table, shape, length in zip(run.names, tables, run.shapes, run.lengths, strict=True):
+    arrays = zip(run.names, tables, run.shapes, run.lengths, strict=True)
+    for (table, shape, length), some in groupby(arrays, key=itemgetter(1, 2, 3)):
+        found = [name for name, *_ in some]
         if all(held.get(block, 1) for block in owners_of(table)):
             dims = [*zip(dims_of(table), shape, strict=True)]
             narrow = tuple(dim.outer * held[dim.axis] * dim.inner if dim.axis in held else n for dim, n in dims)
-            names.append(name)
-            shapes.append(narrow)
+            names += found
+            shapes += [narrow] * len(found)
+            if len(found) > 1:  # arrays alike that lie behind one another are written as one
+                dims, narrow = [(Dim(), len(found)), *dims], (len(found), *narrow)
             parts.append(_part(begin, start, dims, narrow, full, held))
             end = begin + prod(narrow)
             if all(dim.axis is None for dim in table):
                 whole.append(torch.arange(begin, end))
             begin = end
-        start += length
+        start += length * len(found)
     return _Form(Run(run.dtype, tuple(names), tuple(shapes)), parts, torch.cat(whole))
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from math import fsum
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ class Cohort:
         self.places: Mapping[str, Indices] | None = None  # until they are asked for
         self.apart: Flat | None = None  # until a second part comes
 
+    @torch.no_grad()
     def add(self, part: Flat, weight: float) -> None:
         """Take another part."""
         layout = self.first.layout
@@ -70,6 +72,7 @@ class Mean:
         new._first, new._apart, new._weight = self._first.clone(), self._apart.clone(), self._weight.clone()
         return new
 
+    @torch.no_grad()
     def add(self, cohort: Cohort, at: Mapping[str, Indices], name: str) -> None:
         """Take what a cohort has of the array, if it has some; `at` is where its subnet stands in each."""
         if name not in at:
@@ -92,7 +95,7 @@ class Mean:
 
 
 def mean_of_all(values: Tensor, cohorts: Sequence[Cohort], apart: Sequence[Tensor]) -> Tensor:
-    """The same for numbers that every subnet has, in a few calls.
+    """The same for numbers that every subnet has. They are few, and NumPy's calls cost a fifth of torch's.
 
     Args:
         values: the first of each cohort, cohorts × ….
@@ -101,9 +104,14 @@ def mean_of_all(values: Tensor, cohorts: Sequence[Cohort], apart: Sequence[Tenso
     """
     if not values.is_floating_point():
         return values.amax(0)
-    weights, first = [cohort.weight for cohort in cohorts], values[0]
-    sums = values.new_tensor(weights, dtype=torch.float64) @ (values.double() - first).view(len(values), -1)
-    return _mean(first, sum(apart, sums.view_as(first)), fsum(weights))
+    weights = [cohort.weight for cohort in cohorts]
+    exact = values.to("cpu", torch.float64).reshape(len(values), -1).numpy()
+    with np.errstate(invalid="ignore", over="ignore"):
+        first, sums = exact[0], np.array(weights) @ (exact - exact[0])
+        for one in apart:
+            sums += one.flatten().cpu().numpy()
+        mean = np.where((sums == 0) | (first - first != 0), first, first + sums / fsum(weights))  # as `_mean`
+    return torch.from_numpy(mean).to(values).view_as(values[0])
 
 
 def _mean(first: Tensor, apart: Tensor, weight: Tensor | float) -> Tensor:

@@ -64,7 +64,6 @@ class Merge:
                 self._pieces |= {id(piece.units): piece for piece in some}
             yield from small.cut(self._wide, some)
 
-    @torch.no_grad()
     def add(self, units: Units, part: Mapping[str, Tensor], weight: float = 1.0) -> None:
         """Take one narrow network back. `part` may be kept until `result`; do not change it.
 

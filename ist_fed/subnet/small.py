@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,8 +35,7 @@ def is_small(arrays: Mapping[str, Tensor], subnets: int) -> bool:
     return subnets > 1 and sum(array.numel() for array in arrays.values()) <= min(subnets * SMALL, LARGE)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """One of several subnets of a size: what it was asked for with, checked, and where it stands among them."""
 
     units: Units
@@ -71,7 +71,7 @@ def cut(wide: Flat, of: Sequence[Piece]) -> list[Flat]:
     made: list[Flat] = []
     for alike, some in groupby(of, key=lambda piece: piece.alike):
         rows = [piece.row for piece in some]
-        runs = [_read(wide, run, _rows(at, rows)) for run, at in zip(alike.layout, alike.places, strict=True)]
+        runs = [_read(wide, run, at, rows) for run, at in zip(alike.layout, alike.places, strict=True)]
         made += [Flat(alike.layout, [run[row] for run in runs]) for row in range(len(rows))]
     return made
 
@@ -90,9 +90,12 @@ def put_back(wide: Flat, parts: Sequence[tuple[Piece, Cohort]]) -> Flat:
         rows, cohorts = [row for row, _ in members], [cohort for _, cohort in members]
         means = [cohort.means() for cohort in cohorts]
         for number, (run, at, whole) in enumerate(zip(alike.layout, alike.places, alike.whole, strict=True)):
-            here = _rows(at, rows).to(wide.runs[0].device)
             first = torch.stack([cohort.first.runs[number] for cohort in cohorts])
             apart = [cohort.apart.runs[number] for cohort in cohorts if cohort.apart]
+            if at is None:
+                even[run.dtype].append(_Even(None, first, cohorts, apart))
+                continue
+            here = _rows(at, rows).to(wide.runs[0].device)
             mean = torch.stack([mean.runs[number] for mean in means]) if apart else first
             runs[run.dtype].index_copy_(0, here.view(-1), mean.view(-1))  # quicker than by two dimensions
             if whole.numel():
@@ -102,24 +105,31 @@ def put_back(wide: Flat, parts: Sequence[tuple[Piece, Cohort]]) -> Flat:
     for dtype, found in even.items():
         values, everyone = torch.cat([one.values for one in found]), [own for one in found for own in one.cohorts]
         mean = mean_of_all(values, everyone, [own for one in found for own in one.apart])
-        runs[dtype].index_copy_(0, found[0].places, mean)
+        at = found[0].places
+        runs[dtype] = mean if at is None else runs[dtype].index_copy_(0, at, mean)
     return Flat(wide.layout, list(runs.values()))
 
 
 @dataclass(frozen=True, eq=False)
 class _Even:
-    """Numbers that every subnet has: where they stand, and what some cohorts have there, as `mean_of_all` takes it."""
+    """Numbers that every subnet has: where they stand, and what some cohorts have there, as `mean_of_all` takes it.
 
-    places: Tensor
+    Places of None are the whole run.
+    """
+
+    places: Tensor | None
     values: Tensor
     cohorts: Sequence[Cohort]
     apart: Sequence[Tensor]
 
 
-def _read(wide: Flat, run: Run, places: Tensor) -> Sequence[Tensor]:
-    """What stands at places in the run of this dtype, row by row."""
+def _read(wide: Flat, run: Run, at: Tensor | None, rows: Sequence[int]) -> Sequence[Tensor]:
+    """What these rows of subnets have in the run of this dtype."""
     numbers = next(numbers for own, numbers in zip(wide.layout, wide.runs, strict=True) if own.dtype == run.dtype)
-    return numbers.index_select(0, places.to(numbers.device).view(-1)).view(places.shape).unbind()
+    if at is None:
+        return [numbers] * len(rows)
+    places = _rows(at, rows).to(numbers.device)
+    return numbers.index_select(0, places.view(-1)).view(places.shape).unbind()
 
 
 def _rows(table: Tensor, rows: Sequence[int]) -> Tensor:
