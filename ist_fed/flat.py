@@ -94,7 +94,7 @@ def flat(arrays: Mapping[str, Tensor], layout: Layout | None = None) -> Flat:
         return arrays
     if layout is None:
         layout = tuple(Run(array.dtype, (name,), (tuple(array.shape),)) for name, array in arrays.items())
-    return Flat(layout, [_joined([arrays[name] for name in run.names]) for run in layout])
+    return Flat(layout, [in_one_run([arrays[name] for name in run.names]) for run in layout])
 
 
 def joined(arrays: Mapping[str, Tensor]) -> Flat:
@@ -109,14 +109,14 @@ def _by_dtype(entries: tuple[tuple[str, torch.dtype, tuple[int, ...]], ...]) -> 
     return layout_of(sorted(entries, key=lambda entry: str(entry[1])))
 
 
-def _joined(arrays: list[Tensor]) -> Tensor:
-    """Arrays as one run; those that lie behind one another, as `Flat.views` gives them, are not copied."""
+def in_one_run(arrays: Sequence[Tensor]) -> Tensor:
+    """Arrays of one dtype as one run; those that lie behind one another, as `Flat.views` gives them, are not copied."""
     if _are_one(arrays):
         return arrays[0].as_strided([sum(array.numel() for array in arrays)], [1])
     return torch.cat([array.reshape(-1) for array in arrays])
 
 
-def _are_one(arrays: list[Tensor]) -> bool:
+def _are_one(arrays: Sequence[Tensor]) -> bool:
     at = arrays[0].data_ptr()
     for array in arrays:
         if array.data_ptr() != at or not array.is_contiguous():

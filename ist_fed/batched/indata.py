@@ -111,8 +111,9 @@ class InData(OfAll):
             moves.index_copy_(0, self._in_order().flatten(), self._moves.flatten(0, 1))
             moves = moves.view(len(self._moves), self._most, -1)
         mean = self._history.decay * self._start
-        for client, (rows, weight) in enumerate(zip(self._examples.rows, weights.tolist(), strict=True)):
-            mean[client // self._each].addmm_(moves[client, : len(rows)].mT, rows, alpha=weight)
+        cohorts, each = mean.unbind(), zip(self._examples.rows, moves.mT.unbind(), weights.tolist(), strict=True)
+        for client, (rows, moved, weight) in enumerate(each):
+            cohorts[client // self._each].addmm_(moved[:, : len(rows)], rows, alpha=weight)
         return mean
 
     def _by_start(self) -> Tensor:
@@ -120,8 +121,9 @@ class InData(OfAll):
         outputs = self._start.shape[1]
         columns = functional.pad(self._start.mT, (0, -outputs % _EVEN))  # by columns, which are twice as fast
         made = columns.new_empty(len(self._examples.rows), self._most, columns.shape[2])
-        for client, rows in enumerate(self._examples.rows):
-            torch.mm(rows, columns[client // self._each], out=made[client, : len(rows)])
+        cohorts = columns.unbind()
+        for client, (rows, out) in enumerate(zip(self._examples.rows, made.unbind(), strict=True)):
+            torch.mm(rows, cohorts[client // self._each], out=out[: len(rows)])
         return made
 
     def _in_order(self) -> Tensor:

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from ist_fed.batched.indata import Examples
 from ist_fed.batches import fetch, first_batches, length
+from ist_fed.flat import in_one_run
 from ist_fed.seeds import generator
 from ist_fed.tasks.task import Batch
 
@@ -123,22 +124,9 @@ class Pool:
     def _all(self, which: int) -> Tensor:
         """The inputs or the targets of all clients, one client's behind another's."""
         if which not in self._joined:
-            whole = self._joined[which] = _side_by_side([part[which] for part in self._parts.values()])
+            parts = [part[which] for part in self._parts.values()]
+            whole = self._joined[which] = in_one_run(parts).view(-1, *parts[0].shape[1:])
             for client, part in self._parts.items():  # of which no copy is kept
                 own = whole[self._starts[client] : self._starts[client] + self._lengths[client]]
                 self._parts[client] = (own, part[1]) if which == 0 else (part[0], own)
         return self._joined[which]
-
-
-def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
-    """Tensors as one; not copied if that is how they lie."""
-    first, end = parts[0], parts[0].data_ptr()
-    for part in parts:
-        if not part.is_contiguous() or part.data_ptr() != end or _storage(part) != _storage(first):
-            return torch.cat(list(parts))
-        end += part.nbytes
-    return first.as_strided((sum(map(len, parts)), *first.shape[1:]), first.stride())
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()

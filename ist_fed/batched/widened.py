@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ist_fed.arrays import Arrays, arrays_of, build_undrawn, load_arrays
+from ist_fed.flat import Flat
 from ist_fed.seeds import seeded
 from ist_fed.tasks.task import Batch, Task
 
@@ -30,12 +31,15 @@ def is_near(narrow: Mapping[str, int], wide: Mapping[str, int]) -> bool:
 
 def shapes_of(arrays: Arrays) -> Shapes:
     """Of each array."""
+    if isinstance(arrays, Flat):
+        return {name: shape for run in arrays.layout for name, shape in zip(run.names, run.shapes, strict=True)}
     return {name: tuple(array.shape) for name, array in arrays.items()}
 
 
 def widened(arrays: Arrays, shapes: Shapes) -> dict[str, Tensor]:
     """The arrays with zeros behind what is there, along every dimension; one that is not among the shapes as it is."""
-    return {name: _grown(array, shapes.get(name, tuple(array.shape))) for name, array in arrays.items()}
+    views = arrays.views() if isinstance(arrays, Flat) else arrays
+    return {name: _grown(array, shapes.get(name, tuple(array.shape))) for name, array in views.items()}
 
 
 def narrowed(arrays: Arrays, shapes: Shapes) -> dict[str, Tensor]:
