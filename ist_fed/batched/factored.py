@@ -6,6 +6,7 @@ the whole cohort, and each client's own part is two thin ones. Momentum and weig
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -29,27 +30,23 @@ class OfAll(nn.Module):
 
     def __init__(self, linear: nn.Linear, start: Tensor, history: "History") -> None:
         super().__init__()
-        self.bias = linear.bias
-        self._start, self._history = start, history
+        self.bias, self.start = linear.bias, start
+        self._history = history
         self.last: list[tuple[Tensor, list[Tensor]]] = []
+        self.anchor = start.new_empty(0).requires_grad_()  # for which autograd comes back even where nothing else asks
 
     def forward(self, inputs: Tensor) -> Tensor:
         """As the `Linear`."""
-        outputs: Tensor = AllClients.apply(inputs, self)  # type: ignore[no-untyped-call]
-        return outputs if self.bias is None else outputs + self.bias
+        outputs: Tensor = AllClients.apply(inputs, self.bias, self)  # type: ignore[no-untyped-call]
+        return outputs
 
-    def of_all(self, inputs: Tensor) -> Tensor:
-        """The outputs, without bias: clients × … × inputs to clients × … × outputs, by what autograd knows."""
+    def product(self, rows: Tensor, bias: Tensor | None) -> Tensor:
+        """Clients × rows × inputs to clients × rows × outputs, in new memory."""
         raise NotImplementedError
 
-    def watch(self, inputs: Tensor, outputs: Tensor) -> None:
-        """Remember a call, and the gradient that will come back to it."""
-        if not outputs.requires_grad:
-            outputs.requires_grad_()
-        grads: list[Tensor] = []
-        dtype = self._start.dtype  # in mixed precision gradients come in another, but are added up in this one
-        outputs.register_hook(lambda grad: grads.append(grad.to(dtype)))  # type: ignore[no-untyped-call]
-        self.last.append((inputs.to(dtype), grads))
+    def back(self, grads: Tensor) -> Tensor | None:
+        """The gradient of the rows, from that of the outputs."""
+        raise NotImplementedError
 
 
 class Factored(OfAll):
@@ -59,18 +56,25 @@ class Factored(OfAll):
         super().__init__(linear, start, history)
         self._inputs, self._grads = Tensor(), Tensor()  # of the steps taken: clients × rows of all steps × width
 
-    def of_all(self, inputs: Tensor) -> Tensor:
+    def product(self, rows: Tensor, bias: Tensor | None) -> Tensor:
         """By the starting weights, and by what the inputs seen have in common with these."""
-        clients, cohorts = len(inputs), len(self._start)
-        rows = inputs.reshape(clients, -1, inputs.shape[-1])
-        outputs = torch.bmm(rows.reshape(cohorts, -1, rows.shape[-1]), self._start.mT).view(clients, rows.shape[1], -1)
+        outputs = self._moved(rows, self.start.mT, self._inputs, self._grads)
+        return outputs if bias is None else outputs.add_(bias[:, None])
+
+    def back(self, grads: Tensor) -> Tensor:
+        """The same the other way."""
+        return self._moved(grads, self.start, self._grads, self._inputs)
+
+    def _moved(self, rows: Tensor, start: Tensor, seen: Tensor, made: Tensor) -> Tensor:
+        """Rows by each client's own weights: those of its cohort, and of each row seen what was made of it."""
+        kind, (clients, each, _) = rows.dtype, rows.shape
+        by_start = torch.bmm(rows.reshape(len(start), -1, rows.shape[2]), start.to(kind)).view(clients, each, -1)
         if self._history.decay != 1:
-            outputs = self._history.decay * outputs
-        if seen := self._history.steps * rows.shape[1]:
-            alike = torch.bmm(rows, self._inputs[:, :seen].mT) * self._moves(rows)
-            outputs = torch.baddbmm(outputs, alike, self._grads[:, :seen])
-        self.watch(rows.detach(), outputs)
-        return outputs.view(*inputs.shape[:-1], outputs.shape[-1])
+            by_start *= self._history.decay
+        if past := self._history.steps * each:
+            alike = torch.bmm(rows, seen[:, :past].mT.to(kind)) * self._moves(rows)
+            by_start.baddbmm_(alike, made[:, :past].to(kind))
+        return by_start
 
     def square_norms(self) -> Tensor:
         """Of the last step's gradient of each client's weights, squared."""
@@ -98,15 +102,19 @@ class Factored(OfAll):
 
     def mean(self, weights: Tensor) -> Tensor:
         """Each cohort's mean weights, cohorts × outputs × inputs; `weights` of each client sum to one in a cohort."""
-        cohorts, outputs, inputs = self._start.shape
+        cohorts, outputs, inputs = self.start.shape
         moves = self._moves(self._grads[:, : self._grads.shape[1] // self._history.steps])
-        moved = self._grads * (weights.to(moves)[:, None] * moves)[..., None]
-        moved, seen = moved.view(cohorts, -1, outputs), self._inputs.view(cohorts, -1, inputs)
-        return torch.baddbmm(self._start, moved.mT, seen, beta=self._history.decay)
+        shares, grads, alpha = weights.to(moves)[:, None] * moves, self._grads, 1.0
+        if bool((shares == shares[0, 0]).all()):  # as with plain SGD and equal weights: no need of another array
+            alpha = float(shares[0, 0])
+        else:
+            grads = grads * shares[..., None]
+        moved, seen = grads.view(cohorts, -1, outputs), self._inputs.view(cohorts, -1, inputs)
+        return torch.baddbmm(self.start, moved.mT, seen, beta=self._history.decay, alpha=alpha)
 
     def _moves(self, rows: Tensor) -> Tensor:
         """How far each row of the inputs seen has moved the weights."""
-        moves = torch.tensor(self._history.moves, dtype=self._start.dtype, device=rows.device)
+        moves = torch.tensor(self._history.moves, dtype=rows.dtype, device=rows.device)
         return moves.repeat_interleave(rows.shape[1])
 
 
@@ -148,7 +156,7 @@ class AllClients(torch.autograd.Function):
     """Leaves `vmap` for a moment: what it is given there for one client, the layer is given for all."""
 
     @staticmethod
-    def forward(inputs: Tensor, layer: OfAll) -> Tensor:
+    def forward(inputs: Tensor, bias: Tensor | None, layer: OfAll) -> Tensor:
         """Never called: there is no computation for one client."""
         raise RuntimeError("a factored layer works under torch.vmap over clients only")
 
@@ -157,10 +165,40 @@ class AllClients(torch.autograd.Function):
         """Nothing to keep."""
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, None], inputs: Tensor, layer: OfAll) -> tuple[Tensor, int]:
-        """The outputs of all clients, by operations that autograd knows."""
-        if in_dims[0] is None:
-            inputs = inputs.expand(info.batch_size, *inputs.shape)
-        else:
-            inputs = inputs.movedim(in_dims[0], 0)
-        return layer.of_all(inputs), 0
+    def vmap(
+        info: Any, in_dims: Sequence[int | None], inputs: Tensor, bias: Tensor | None, layer: OfAll
+    ) -> tuple[Tensor, int]:
+        """The outputs of all clients, by an operation that autograd knows."""
+        inputs = _of_each(inputs, in_dims[0], info.batch_size)
+        bias = None if bias is None else _of_each(bias, in_dims[1], info.batch_size)
+        rows = inputs.reshape(info.batch_size, -1, inputs.shape[-1])
+        outputs = _Product.apply(rows, bias, layer.anchor, layer)  # type: ignore[no-untyped-call]
+        return outputs.view(*inputs.shape[:-1], -1), 0
+
+
+def _of_each(part: Tensor, dim: int | None, clients: int) -> Tensor:
+    """What `vmap` has of each client, or of all the same, with clients in front."""
+    return part.expand(clients, *part.shape) if dim is None else part.movedim(dim, 0)
+
+
+class _Product(torch.autograd.Function):
+    """A layer's product, without autograd's copies; what the layer will move by is left in its `last`."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, bias: Tensor | None, anchor: Tensor, layer: OfAll) -> Tensor:
+        """In mixed precision in the dtype that a `Linear` would take; what is kept is kept in the weights' own."""
+        ctx.layer, ctx.grads, kind, device = layer, [], layer.start.dtype, rows.device.type
+        mixed = torch.is_autocast_enabled(device)
+        if mixed:
+            kind = torch.get_autocast_dtype(device)
+        with torch.autocast(device, enabled=False) if mixed else nullcontext():
+            outputs = layer.product(rows.to(kind), bias if bias is None else bias.to(kind))
+        layer.last.append((rows.to(layer.start.dtype), ctx.grads))
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        """The gradients of rows and biases."""
+        of_rows, of_bias, *_ = ctx.needs_input_grad
+        ctx.grads.append(grads.to(ctx.layer.start.dtype))
+        return ctx.layer.back(grads) if of_rows else None, grads.sum(1) if of_bias else None, None, None

@@ -59,20 +59,22 @@ class InData(OfAll):
         if self._once:
             self._made = _taken(self._made.flatten(0, 1), self._in_order())
         self._made = self._made[..., : start.shape[1]]
-        self._moves = torch.zeros_like(self._made, memory_format=torch.contiguous_format)  # F
+        # F; where no example comes twice each step writes its own rows.
+        room = torch.empty_like if self._once and not history.remembers else torch.zeros_like
+        self._moves = room(self._made, memory_format=torch.contiguous_format)
         self._velocity = torch.zeros_like(self._moves if history.remembers else self._moves[:0])
 
-    def of_all(self, inputs: Tensor) -> Tensor:
+    def product(self, rows: Tensor, bias: Tensor | None) -> Tensor:
         """By what W₀ makes of the examples, and by what they have in common."""
-        outputs = self._chosen(self._made)
-        if self._history.decay != 1:
-            outputs = outputs * self._history.decay
+        kind, decay, made = rows.dtype, self._history.decay, self._chosen(self._made).to(rows.dtype)
+        outputs = made * decay if bias is None else torch.add(bias[:, None], made, alpha=decay)
         if self._history.steps:
             moved = slice(self._history.steps * self._batch if self._once else None)
-            outputs = torch.baddbmm(outputs, self._chosen(self._products)[..., moved], self._moves[:, moved])
-        outputs = outputs.detach()
-        self.watch(inputs, outputs)
+            outputs.baddbmm_(self._chosen(self._products)[..., moved].to(kind), self._moves[:, moved].to(kind))
         return outputs
+
+    def back(self, grads: Tensor) -> None:
+        """None: the rows are the examples."""
 
     def square_norms(self) -> Tensor:
         """Of the last step's gradient of each client's weights, squared."""
@@ -83,17 +85,22 @@ class InData(OfAll):
     def keep(self, steps: int) -> None:
         """Take the step."""
         ((_, (grads,)),) = self.last
-        moved = self._velocity if self._history.remembers else self._moves
         if self._history.remembers:
             self._history.slow(self._velocity, self._moves)
-        pushes = grads if self._history.remembers else grads * -self._history.lr
-        if self._once:
-            moved[:, self._now] += pushes
-        else:
-            moved.scatter_add_(1, self._order[..., None].expand_as(grads), pushes)
-        if self._history.remembers:
+            self._add(self._velocity, grads)
             self._moves.sub_(self._velocity, alpha=self._history.lr)
+        elif self._once:
+            torch.mul(grads, -self._history.lr, out=self._moves[:, self._now])
+        else:
+            self._add(self._moves, grads * -self._history.lr)
         self.last.clear()
+
+    def _add(self, table: Tensor, rows: Tensor) -> None:
+        """Add to the rows of the examples in this step's batches."""
+        if self._once:
+            table[:, self._now].add_(rows)
+        else:
+            table.scatter_add_(1, self._order[..., None].expand_as(rows), rows)
 
     def is_finite(self) -> Tensor:
         """Of each client, whether its weights are."""
@@ -107,10 +114,12 @@ class InData(OfAll):
         """Each cohort's mean weights, cohorts × outputs × inputs; `weights` of each client sum to one in a cohort."""
         moves = self._moves
         if self._once:
-            moves = moves.new_zeros(len(moves) * self._most, moves.shape[2])
+            all_taken = all(len(rows) == moves.shape[1] for rows in self._examples.rows)
+            room = moves.new_empty if all_taken else moves.new_zeros
+            moves = room(len(moves) * self._most, moves.shape[2])
             moves.index_copy_(0, self._in_order().flatten(), self._moves.flatten(0, 1))
             moves = moves.view(len(self._moves), self._most, -1)
-        mean = self._history.decay * self._start
+        mean = self._history.decay * self.start
         cohorts, each = mean.unbind(), zip(self._examples.rows, moves.mT.unbind(), weights.tolist(), strict=True)
         for client, (rows, moved, weight) in enumerate(each):
             cohorts[client // self._each].addmm_(moved[:, : len(rows)], rows, alpha=weight)
@@ -118,8 +127,8 @@ class InData(OfAll):
 
     def _by_start(self) -> Tensor:
         """What W₀ makes of the examples, clients × examples × outputs or more."""
-        outputs = self._start.shape[1]
-        columns = functional.pad(self._start.mT, (0, -outputs % _EVEN))  # by columns, which are twice as fast
+        outputs = self.start.shape[1]
+        columns = functional.pad(self.start.mT, (0, -outputs % _EVEN))  # by columns, which are twice as fast
         made = columns.new_empty(len(self._examples.rows), self._most, columns.shape[2])
         cohorts = columns.unbind()
         for client, (rows, out) in enumerate(zip(self._examples.rows, made.unbind(), strict=True)):
@@ -128,7 +137,7 @@ class InData(OfAll):
 
     def _in_order(self) -> Tensor:
         """The examples of all steps, numbered through all clients: clients × examples."""
-        first = torch.arange(len(self._examples.rows), device=self._start.device) * self._most
+        first = torch.arange(len(self._examples.rows), device=self.start.device) * self._most
         return first[:, None] + self._examples.orders.movedim(0, 1).flatten(1)
 
     @property
