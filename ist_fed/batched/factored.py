@@ -40,8 +40,8 @@ class OfAll(nn.Module):
         outputs: Tensor = AllClients.apply(inputs, self.bias, self)  # type: ignore[no-untyped-call]
         return outputs
 
-    def product(self, rows: Tensor, bias: Tensor | None) -> Tensor:
-        """Clients × rows × inputs to clients × rows × outputs, in new memory."""
+    def product(self, rows: Tensor, bias: Tensor | None, out: Tensor) -> None:
+        """Clients × rows × inputs to clients × rows × outputs."""
         raise NotImplementedError
 
     def back(self, grads: Tensor) -> Tensor | None:
@@ -56,25 +56,27 @@ class Factored(OfAll):
         super().__init__(linear, start, history)
         self._inputs, self._grads = Tensor(), Tensor()  # of the steps taken: clients × rows of all steps × width
 
-    def product(self, rows: Tensor, bias: Tensor | None) -> Tensor:
+    def product(self, rows: Tensor, bias: Tensor | None, out: Tensor) -> None:
         """By the starting weights, and by what the inputs seen have in common with these."""
-        outputs = self._moved(rows, self.start.mT, self._inputs, self._grads)
-        return outputs if bias is None else outputs.add_(bias[:, None])
+        self._multiply(rows, self.start.mT, self._inputs, self._grads, out)
+        if bias is not None:
+            out.add_(bias[:, None])
 
     def back(self, grads: Tensor) -> Tensor:
         """The same the other way."""
-        return self._moved(grads, self.start, self._grads, self._inputs)
+        out = grads.new_empty(*grads.shape[:2], self.start.shape[2])
+        self._multiply(grads, self.start, self._grads, self._inputs, out)
+        return out
 
-    def _moved(self, rows: Tensor, start: Tensor, seen: Tensor, made: Tensor) -> Tensor:
+    def _multiply(self, rows: Tensor, start: Tensor, seen: Tensor, made: Tensor, out: Tensor) -> None:
         """Rows by each client's own weights: those of its cohort, and of each row seen what was made of it."""
-        kind, (clients, each, _) = rows.dtype, rows.shape
-        by_start = torch.bmm(rows.reshape(len(start), -1, rows.shape[2]), start.to(kind)).view(clients, each, -1)
+        kind, cohorts = rows.dtype, len(start)
+        torch.bmm(rows.reshape(cohorts, -1, rows.shape[2]), start.to(kind), out=out.view(cohorts, -1, out.shape[2]))
         if self._history.decay != 1:
-            by_start *= self._history.decay
-        if past := self._history.steps * each:
+            out.mul_(self._history.decay)
+        if past := self._history.steps * rows.shape[1]:
             alike = torch.bmm(rows, seen[:, :past].mT.to(kind)) * self._moves(rows)
-            by_start.baddbmm_(alike, made[:, :past].to(kind))
-        return by_start
+            out.baddbmm_(alike, made[:, :past].to(kind))
 
     def square_norms(self) -> Tensor:
         """Of the last step's gradient of each client's weights, squared."""
@@ -171,9 +173,7 @@ class AllClients(torch.autograd.Function):
         """The outputs of all clients, by an operation that autograd knows."""
         inputs = _of_each(inputs, in_dims[0], info.batch_size)
         bias = None if bias is None else _of_each(bias, in_dims[1], info.batch_size)
-        rows = inputs.reshape(info.batch_size, -1, inputs.shape[-1])
-        outputs = _Product.apply(rows, bias, layer.anchor, layer)  # type: ignore[no-untyped-call]
-        return outputs.view(*inputs.shape[:-1], -1), 0
+        return _Product.apply(inputs, bias, layer.anchor, layer), 0  # type: ignore[no-untyped-call]
 
 
 def _of_each(part: Tensor, dim: int | None, clients: int) -> Tensor:
@@ -185,20 +185,27 @@ class _Product(torch.autograd.Function):
     """A layer's product, without autograd's copies; what the layer will move by is left in its `last`."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, bias: Tensor | None, anchor: Tensor, layer: OfAll) -> Tensor:
+    def forward(ctx: Any, inputs: Tensor, bias: Tensor | None, anchor: Tensor, layer: OfAll) -> Tensor:
         """In mixed precision in the dtype that a `Linear` would take; what is kept is kept in the weights' own."""
-        ctx.layer, ctx.grads, kind, device = layer, [], layer.start.dtype, rows.device.type
+        ctx.layer, ctx.grads, kind, device = layer, [], layer.start.dtype, inputs.device.type
+        rows = inputs.reshape(len(inputs), -1, inputs.shape[-1])
         mixed = torch.is_autocast_enabled(device)
         if mixed:
             kind = torch.get_autocast_dtype(device)
+        # No view of anything, for in place autograd lets nobody write to one.
+        outputs = rows.new_empty(*inputs.shape[:-1], layer.start.shape[1], dtype=kind)
         with torch.autocast(device, enabled=False) if mixed else nullcontext():
-            outputs = layer.product(rows.to(kind), bias if bias is None else bias.to(kind))
+            own = bias if bias is None else bias.to(kind)
+            layer.product(rows.to(kind), own, outputs.view(len(inputs), -1, outputs.shape[-1]))
         layer.last.append((rows.to(layer.start.dtype), ctx.grads))
         return outputs
 
     @staticmethod
     def backward(ctx: Any, grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        """The gradients of rows and biases."""
-        of_rows, of_bias, *_ = ctx.needs_input_grad
-        ctx.grads.append(grads.to(ctx.layer.start.dtype))
-        return ctx.layer.back(grads) if of_rows else None, grads.sum(1) if of_bias else None, None, None
+        """The gradients of inputs and biases."""
+        of_inputs, of_bias, *_ = ctx.needs_input_grad
+        rows = grads.reshape(len(grads), -1, grads.shape[-1])
+        ctx.grads.append(rows.to(ctx.layer.start.dtype))
+        made = ctx.layer.back(rows) if of_inputs else None
+        made = None if made is None else made.view(*grads.shape[:-1], -1)
+        return made, rows.sum(1) if of_bias else None, None, None

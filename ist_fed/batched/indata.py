@@ -64,14 +64,16 @@ class InData(OfAll):
         self._moves = room(self._made, memory_format=torch.contiguous_format)
         self._velocity = torch.zeros_like(self._moves if history.remembers else self._moves[:0])
 
-    def product(self, rows: Tensor, bias: Tensor | None) -> Tensor:
+    def product(self, rows: Tensor, bias: Tensor | None, out: Tensor) -> None:
         """By what W₀ makes of the examples, and by what they have in common."""
         kind, decay, made = rows.dtype, self._history.decay, self._chosen(self._made).to(rows.dtype)
-        outputs = made * decay if bias is None else torch.add(bias[:, None], made, alpha=decay)
+        if bias is None:
+            torch.mul(made, decay, out=out)
+        else:
+            torch.add(bias[:, None], made, alpha=decay, out=out)
         if self._history.steps:
             moved = slice(self._history.steps * self._batch if self._once else None)
-            outputs.baddbmm_(self._chosen(self._products)[..., moved].to(kind), self._moves[:, moved].to(kind))
-        return outputs
+            out.baddbmm_(self._chosen(self._products)[..., moved].to(kind), self._moves[:, moved].to(kind))
 
     def back(self, grads: Tensor) -> None:
         """None: the rows are the examples."""

@@ -327,6 +327,30 @@ def test_whatever_the_network_is_like(kind: str, examples: int, caplog: pytest.L
     assert ("one by one: " in caplog.text) == (kind == "item")
 
 
+@dataclass(frozen=True, kw_only=True)
+class InPlace(Double):
+    """Activations that overwrite what a layer made."""
+
+    bias: bool
+
+    def build(self, **sizes: int) -> nn.Module:
+        one, two = sizes.values()
+        first, second = nn.Linear(12, one, bias=self.bias), nn.Linear(one, two, bias=self.bias)
+        return nn.Sequential(first, nn.ReLU(inplace=True), second, nn.ReLU(inplace=True), nn.Linear(two, 3)).double()
+
+
+@pytest.mark.parametrize("examples", [10, 30])
+@pytest.mark.parametrize("bias", [True, False])
+def test_activations_in_place_train_together(bias: bool, examples: int, caplog: pytest.LogCaptureFixture) -> None:
+    task, rule, training = InPlace(bias=bias, examples=examples), rules.Disjoint(groups=2, min_units=1), Training()
+    alone = federate(task, rule, 5, "one by one", training=training)
+    ways: tuple[Way | None, ...] = (*WAYS, None)
+    with caplog.at_level(logging.INFO, "ist_fed.engine"):
+        together = [federate(task, rule, 5, way, training=training) for way in ways]
+    assert all(apart(alone[-1].arrays, reports[-1].arrays) < 1e-10 for reports in together)
+    assert "one by one" not in caplog.text
+
+
 def test_dropout_is_drawn_by_each_client_for_itself(caplog: pytest.LogCaptureFixture) -> None:
     task = tiny.Tiny(dropout=0.5)
     with caplog.at_level(logging.INFO, "ist_fed.engine"):
