@@ -95,7 +95,7 @@ class Mean:
 
 
 def mean_of_all(values: Tensor, cohorts: Sequence[Cohort], apart: Sequence[Tensor]) -> Tensor:
-    """The same for numbers that every subnet has. They are few, and NumPy's calls cost a fifth of torch's.
+    """The same for numbers that every subnet has. They are few, and NumPy takes half as long as torch.
 
     Args:
         values: the first of each cohort, cohorts × ….
