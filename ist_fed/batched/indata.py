@@ -6,7 +6,7 @@ makes of the examples is worked out once a round, what the examples make of each
 of examples is ever put together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,10 @@ from ist_fed.batched.factored import History, OfAll
 
 _EVEN = 64
 """Outputs in multiples of which a matrix product is twice as fast."""
+_WIDE = 256
+"""Outputs from which on it is quicker to bring examples into the order in which they come than what is made of them."""
+_BLOCK = 1 << 21
+"""Bytes of examples that are brought together at once: they stay in a processor's cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,10 +59,8 @@ class InData(OfAll):
         self._examples, self._once, self._batch = examples, examples.once, examples.orders.shape[2]
         self._each = len(examples.rows) // len(start)
         self._most = max(map(len, examples.rows))
-        self._made, self._products = self._by_start(), examples.products
-        if self._once:
-            self._made = _taken(self._made.flatten(0, 1), self._in_order())
-        self._made = self._made[..., : start.shape[1]]
+        self._wide = examples.once and start.shape[1] >= _WIDE
+        self._made, self._products = self._by_start()[..., : start.shape[1]], examples.products
         # F; where no example comes twice each step writes its own rows.
         room = torch.empty_like if self._once and not history.remembers else torch.zeros_like
         self._moves = room(self._made, memory_format=torch.contiguous_format)
@@ -114,15 +116,20 @@ class InData(OfAll):
 
     def mean(self, weights: Tensor) -> Tensor:
         """Each cohort's mean weights, cohorts × outputs × inputs; `weights` of each client sum to one in a cohort."""
-        moves = self._moves
+        mean = self._history.decay * self.start
+        cohorts, moves = mean.unbind(), self._moves
+        if self._wide:
+            moves.mul_(weights.to(moves)[:, None, None])
+            for some, rows in self._taken():
+                cohorts[some.start // self._each].addmm_(moves[some].flatten(0, 1).mT, rows)
+            return mean
         if self._once:
             all_taken = all(len(rows) == moves.shape[1] for rows in self._examples.rows)
             room = moves.new_empty if all_taken else moves.new_zeros
             moves = room(len(moves) * self._most, moves.shape[2])
             moves.index_copy_(0, self._in_order().flatten(), self._moves.flatten(0, 1))
             moves = moves.view(len(self._moves), self._most, -1)
-        mean = self._history.decay * self.start
-        cohorts, each = mean.unbind(), zip(self._examples.rows, moves.mT.unbind(), weights.tolist(), strict=True)
+        each = zip(self._examples.rows, moves.mT.unbind(), weights.tolist(), strict=True)
         for client, (rows, moved, weight) in enumerate(each):
             cohorts[client // self._each].addmm_(moved[:, : len(rows)], rows, alpha=weight)
         return mean
@@ -131,16 +138,42 @@ class InData(OfAll):
         """What W₀ makes of the examples, clients × examples × outputs or more."""
         outputs = self.start.shape[1]
         columns = functional.pad(self.start.mT, (0, -outputs % _EVEN))  # by columns, which are twice as fast
-        made = columns.new_empty(len(self._examples.rows), self._most, columns.shape[2])
         cohorts = columns.unbind()
+        if self._wide:
+            made = columns.new_empty(*self._orders.shape, columns.shape[2])
+            for some, rows in self._taken():
+                torch.mm(rows, cohorts[some.start // self._each], out=made[some].view(len(rows), -1))
+            return made
+        made = columns.new_empty(len(self._examples.rows), self._most, columns.shape[2])
         for client, (rows, out) in enumerate(zip(self._examples.rows, made.unbind(), strict=True)):
             torch.mm(rows, cohorts[client // self._each], out=out[: len(rows)])
-        return made
+        if not self._once:
+            return made
+        order = self._in_order()
+        return made.flatten(0, 1).index_select(0, order.flatten()).view(*order.shape, -1)
+
+    def _taken(self) -> Iterator[tuple[slice, Tensor]]:
+        """The examples of some clients of a cohort after another, in the order in which they come."""
+        rows, orders = self._examples.rows, self._orders
+        clients, taken = orders.shape
+        most = max(1, _BLOCK // (taken * rows[0][0].nbytes))
+        room = rows[0].new_empty(min(most, self._each), taken, rows[0].shape[1])
+        for first in range(0, clients, self._each):
+            for at in range(first, first + self._each, most):
+                some = slice(at, min(at + most, first + self._each))
+                for client, out in zip(range(clients)[some], room, strict=False):
+                    torch.index_select(rows[client], 0, orders[client], out=out)
+                yield some, room[: some.stop - some.start].flatten(0, 1)
+
+    @property
+    def _orders(self) -> Tensor:
+        """The examples of all steps, numbered within each client: clients × examples."""
+        return self._examples.orders.movedim(0, 1).flatten(1)
 
     def _in_order(self) -> Tensor:
-        """The examples of all steps, numbered through all clients: clients × examples."""
+        """The same, numbered through all clients."""
         first = torch.arange(len(self._examples.rows), device=self.start.device) * self._most
-        return first[:, None] + self._examples.orders.movedim(0, 1).flatten(1)
+        return first[:, None] + self._orders
 
     @property
     def _order(self) -> Tensor:
@@ -155,8 +188,3 @@ class InData(OfAll):
         if self._once:
             return table[:, self._now]
         return table.gather(1, self._order[..., None].expand(-1, -1, table.shape[2]))
-
-
-def _taken(table: Tensor, places: Tensor) -> Tensor:
-    """What stands at some places of the first dimension."""
-    return table.index_select(0, places.flatten()).view(*places.shape, *table.shape[1:])
