@@ -22,14 +22,17 @@ class Cohort:
     @torch.no_grad()
     def add(self, part: Flat, weight: float) -> None:
         """Take another part."""
-        layout = self.first.layout
+        layout, begins = self.first.layout, self.apart is None
         if self.apart is None:
-            self.apart = Flat(layout, [torch.zeros_like(run, dtype=torch.float64) for run in self.first.runs])
+            self.apart = Flat(layout, [torch.empty_like(run, dtype=torch.float64) for run in self.first.runs])
         largest = []
         for first, apart, given in zip(self.first.runs, self.apart.runs, flat(part, layout).runs, strict=True):
             if first.is_floating_point():
                 for some in _chunks(first):
-                    apart[some].add_(given[some].double() - first[some], alpha=weight)
+                    if begins:
+                        apart[some].copy_(given[some]).sub_(first[some]).mul_(weight)
+                    else:
+                        apart[some].add_(given[some].double() - first[some], alpha=weight)
             largest.append(first if first.is_floating_point() else torch.maximum(first, given))
         self.first = Flat(layout, largest)
         self.weight += weight
@@ -46,11 +49,15 @@ class Cohort:
         """The mean of the parts."""
         if self.apart is None:
             return self.first
-        means = [
-            _mean(first, apart, self.weight) if first.is_floating_point() else first
-            for first, apart in zip(self.first.runs, self.apart.runs, strict=True)
-        ]
-        return Flat(self.first.layout, means)
+        return Flat(self.first.layout, [self._mean(*run) for run in zip(self.first.runs, self.apart.runs, strict=True)])
+
+    def _mean(self, first: Tensor, apart: Tensor) -> Tensor:
+        if not first.is_floating_point():
+            return first
+        mean = torch.empty_like(first)
+        for some in _chunks(first):
+            mean[some] = _mean(first[some], apart[some], self.weight)
+        return mean
 
 
 def _chunks(run: Tensor) -> list[slice]:
