@@ -61,9 +61,9 @@ class InData(OfAll):
         self._most = max(map(len, examples.rows))
         self._wide = examples.once and start.shape[1] >= _WIDE
         self._made, self._products = self._by_start()[..., : start.shape[1]], examples.products
-        # F; where no example comes twice each step writes its own rows.
-        room = torch.empty_like if self._once and not history.remembers else torch.zeros_like
-        self._moves = room(self._made, memory_format=torch.contiguous_format)
+        # F; where no example comes twice a step's rows of it take the place of what W₀ made, which is read but once.
+        own = self._once and not history.remembers
+        self._moves = self._made if own else torch.zeros_like(self._made, memory_format=torch.contiguous_format)
         self._velocity = torch.zeros_like(self._moves if history.remembers else self._moves[:0])
 
     def product(self, rows: Tensor, bias: Tensor | None, out: Tensor) -> None:

@@ -85,6 +85,10 @@ class _Watch(TorchDispatchMode):
         self._within = ""
         self.made = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or torch loads its compiler, of 70 MB, to keep it away from here
+
     def enter(self, name: str, inputs: Tensor) -> None:
         self._within = name
         if self._is_of_examples(inputs):

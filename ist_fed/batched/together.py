@@ -11,12 +11,13 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ist_fed.arrays import Arrays, arrays_of
+from ist_fed.batched.descent import Descent, Optimizer
 from ist_fed.batched.factored import Factored, History
 from ist_fed.batched.indata import Examples, InData
-from ist_fed.optimizer_state import load_state, read_state, split_state
+from ist_fed.optimizer_state import split_state
 from ist_fed.rescale import scale_inputs
 from ist_fed.tasks.task import Batch, Task
-from ist_fed.train import AMP, OPTIMIZERS, Amp, Training, optimizer_options, unsound
+from ist_fed.train import AMP, Amp, Training, unsound
 
 Layer = Factored | InData
 
@@ -91,15 +92,13 @@ def train_together(
     state = {name: starting[name.removeprefix("model.")].repeat_interleave(each, 0) for name in own}
     parameters = {name for name, parameter in whole.named_parameters() if parameter.requires_grad}
     weighed = {name: array.requires_grad_() for name, array in state.items() if name in parameters}
-    options = optimizer_options(training, lr)
-    optimizer = OPTIMIZERS[training.optimizer](weighed.values(), **options) if weighed else None
     counts = {key: array for key, array in kept.items() if key.startswith("step/")}
     if any(bool((array != array[0]).any()) for array in counts.values()):
         raise NotTogether("their optimisers have not taken equally many steps")
     kept = {key: array[0] if key in counts else array.repeat_interleave(each, 0) for key, array in kept.items()}
     named = {name.removeprefix("model."): array for name, array in weighed.items()}
-    if optimizer is not None:
-        load_state(optimizer, named, kept)
+    plain = training.optimizer == "sgd" and not kept
+    optimizer = Descent(named, training, lr) if plain else Optimizer(named, training, lr, kept)
     call = torch.vmap(partial(functional_call, whole))
     autocast = torch.autocast(weights.device.type, AMP[amp]) if amp else nullcontext()
     losses = []
@@ -107,15 +106,13 @@ def train_together(
         losses.append(_differentiate(call, state, batches(step), layers.values(), autocast))
         if training.clip_norm:
             _clip(list(weighed.values()), list(layers.values()), training.clip_norm)
-        if optimizer is not None:
+        if weighed:
             optimizer.step()
-            optimizer.zero_grad()
         for layer in layers.values():
             layer.keep(steps)
         history.step()
-    if optimizer is not None:
-        read_state(optimizer, named, kept)
-    state |= {key: array.repeat(weights.numel()) if key in counts else array for key, array in kept.items()}
+    travels = optimizer.state().items()
+    state |= {key: array.repeat(weights.numel()) if key in counts else array for key, array in travels}
     return _gather(state, layers, torch.stack(losses), weights)
 
 
