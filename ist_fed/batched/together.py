@@ -14,6 +14,7 @@ from ist_fed.arrays import Arrays, arrays_of
 from ist_fed.batched.descent import Descent, Optimizer
 from ist_fed.batched.factored import Factored, History
 from ist_fed.batched.indata import Examples, InData
+from ist_fed.batched.losses import CrossEntropy
 from ist_fed.optimizer_state import split_state
 from ist_fed.rescale import scale_inputs
 from ist_fed.tasks.task import Batch, Task
@@ -156,7 +157,11 @@ def _differentiate(
 ) -> Tensor:
     """The losses of all clients, and their gradients."""
     try:
-        with autocast, sdpa_kernel(SDPBackend.MATH):  # the others would be called for one client after another
+        with (
+            autocast,
+            CrossEntropy(),
+            sdpa_kernel(SDPBackend.MATH),
+        ):  # the others would be called for one client after another
             losses = call(state, batch)
         losses.sum().backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # of `vmap`, or of the task's own code for some client

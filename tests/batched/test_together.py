@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from unittest import mock
 
 import pytest
 import runs
@@ -16,7 +17,7 @@ from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 from ist_fed import rules
-from ist_fed.batched import Way
+from ist_fed.batched import Way, indata
 from ist_fed.engines.inprocess import InProcessGrid
 from ist_fed.engines.local import LocalGrid
 from ist_fed.models import cnn, resnet, transformer
@@ -88,6 +89,7 @@ RULES = st.sampled_from(
     steps=st.integers(1, 6),
     memory=st.sampled_from([1, 1 << 14, 1 << 28]),
     weighting=st.sampled_from(["examples", "uniform"]),
+    wide=st.sampled_from([None, 1, 1000, 1 << 20]),
 )
 def test_together_is_one_by_one(
     norm: str,
@@ -98,12 +100,15 @@ def test_together_is_one_by_one(
     steps: int,
     memory: int,
     weighting: str,
+    wide: int | None,
 ) -> None:
+    """`wide`: a first layer counts as wide, and so many bytes of examples are brought together at once."""
     task = Double(norm=norm, examples=examples)
     options = {"training": training, "local_steps": steps, "weighting": weighting}
     alone = federate(task, rule, clients, "one by one", **options)
     for way in WAYS:
-        together = federate(task, rule, clients, way, memory=memory, **options)
+        with mock.patch.multiple(indata, _WIDE=1 if wide else 1000, _BLOCK=wide):
+            together = federate(task, rule, clients, way, memory=memory, **options)
         for one, other in zip(alone, together, strict=True):
             assert apart(one.arrays, other.arrays) < 1e-10
             assert other.loss == pytest.approx(one.loss, rel=1e-9)
