@@ -82,6 +82,13 @@ class Flat(Mapping[str, Tensor]):
                 found[name] = piece if len(shape) == 1 else piece.view(shape)
         return found
 
+    def within(self, run: Run) -> list[Tensor]:
+        """What lies in a run of these arrays one behind another, each of one dimension."""
+        for own, numbers in zip(self.layout, self.runs, strict=True):
+            if own == run:
+                return [numbers]
+        return [self[name].reshape(-1) for name in run.names]
+
     def to(self, device: torch.device) -> "Flat":
         """The same on a device; itself if it is there."""
         there = all(run.device == device for run in self.runs)  # asking is much cheaper than `to`

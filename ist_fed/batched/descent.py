@@ -37,7 +37,7 @@ class Optimizer:
 
 
 class Descent:
-    """SGD whose momentum begins anew, by torch's function.
+    """SGD whose momentum begins anew, by torch's function; also where there are no weights to move.
 
     The first optimiser that torch makes in a process loads its compiler: 2 seconds, and 70 MB that stay.
     """
@@ -51,7 +51,7 @@ class Descent:
         """Move the weights by their gradients, and forget these."""
         moved = {at: array.grad for at, array in enumerate(self._weights) if array.grad is not None}
         weights, momenta = [self._weights[at] for at in moved], [self._momenta[at] for at in moved]
-        sgd(weights, [*moved.values()], momenta, dampening=0, nesterov=False, maximize=False, **self._options)
+        sgd(weights, [*moved.values()], momenta, dampening=0.0, nesterov=False, maximize=False, **self._options)
         for at, momentum in zip(moved, momenta, strict=True):
             self._momenta[at], self._weights[at].grad = momentum, None
 

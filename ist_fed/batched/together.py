@@ -98,8 +98,8 @@ def train_together(
         raise NotTogether("their optimisers have not taken equally many steps")
     kept = {key: array[0] if key in counts else array.repeat_interleave(each, 0) for key, array in kept.items()}
     named = {name.removeprefix("model."): array for name, array in weighed.items()}
-    plain = training.optimizer == "sgd" and not kept
-    optimizer = Descent(named, training, lr) if plain else Optimizer(named, training, lr, kept)
+    afresh = not weighed or (training.optimizer == "sgd" and not kept)
+    optimizer = Descent(named, training, lr) if afresh else Optimizer(named, training, lr, kept)
     call = torch.vmap(partial(functional_call, whole))
     autocast = torch.autocast(weights.device.type, AMP[amp]) if amp else nullcontext()
     losses = []
@@ -107,8 +107,7 @@ def train_together(
         losses.append(_differentiate(call, state, batches(step), layers.values(), autocast))
         if training.clip_norm:
             _clip(list(weighed.values()), list(layers.values()), training.clip_norm)
-        if weighed:
-            optimizer.step()
+        optimizer.step()
         for layer in layers.values():
             layer.keep(steps)
         history.step()
@@ -157,11 +156,8 @@ def _differentiate(
 ) -> Tensor:
     """The losses of all clients, and their gradients."""
     try:
-        with (
-            autocast,
-            CrossEntropy(),
-            sdpa_kernel(SDPBackend.MATH),
-        ):  # the others would be called for one client after another
+        # Attention's other ways would be called for one client after another.
+        with autocast, CrossEntropy(), sdpa_kernel(SDPBackend.MATH):
             losses = call(state, batch)
         losses.sum().backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # of `vmap`, or of the task's own code for some client

@@ -85,12 +85,15 @@ def put_back(wide: Flat, parts: Sequence[tuple[Piece, Cohort]]) -> Flat:
     even = defaultdict[torch.dtype, list[_Even]](list)
     groups = defaultdict[Alike, list[tuple[int, Cohort]]](list)
     for piece, cohort in parts:
-        groups[piece.alike].append((piece.row, cohort.laid(piece.alike.layout)))
+        groups[piece.alike].append((piece.row, cohort))
     for alike, members in groups.items():
         rows, cohorts = [row for row, _ in members], [cohort for _, cohort in members]
+        if any(cohort.apart for cohort in cohorts):
+            cohorts = [cohort.laid(alike.layout) for cohort in cohorts]
         means = [cohort.means() for cohort in cohorts]
         for number, (run, at, whole) in enumerate(zip(alike.layout, alike.places, alike.whole, strict=True)):
-            first = torch.stack([cohort.first.runs[number] for cohort in cohorts])
+            arrays = [array for cohort in cohorts for array in cohort.first.within(run)]
+            first = torch.cat(arrays).view(len(cohorts), -1)
             apart = [cohort.apart.runs[number] for cohort in cohorts if cohort.apart]
             if at is None:
                 even[run.dtype].append(_Even(None, first, cohorts, apart))
