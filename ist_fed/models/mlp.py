@@ -27,7 +27,7 @@ def mlp(inputs: int, outputs: int, norm: Norm = "batch") -> Build:
         widths = [inputs, *sizes.values()]
         layers: list[nn.Module] = [nn.Flatten()]
         for before, after in pairwise(widths):
-            layers += [nn.Linear(before, after, bias=norm == "none"), norm_features(norm, after), nn.ReLU(inplace=True)]
+            layers += [nn.Linear(before, after, bias=norm == "none"), norm_features(norm, after), nn.ReLU()]
         return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
 
     return build
