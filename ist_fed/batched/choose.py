@@ -130,8 +130,8 @@ def _bytes(layers: Mapping[str, nn.Linear], use: Use, job: Job, chosen: Collecti
         layer = layers[name]
         size += 3 * job.steps * use.rows[name] * (layer.in_features + layer.out_features) * layer.weight.itemsize
     if reader:
-        layer = layers[reader]
-        size += job.examples * (4 * layer.out_features + job.examples) * layer.weight.itemsize
+        layer, tables = layers[reader], 4 if job.training.momentum or job.training.weight_decay else 3
+        size += job.examples * (tables * layer.out_features + job.examples) * layer.weight.itemsize
     return size
 
 
