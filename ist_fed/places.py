@@ -163,7 +163,10 @@ def put(array: Tensor, parts: Sequence[tuple[Indices, Tensor]]) -> Tensor:
             return parts[-1][1]
         case [(at,)] if at > 0:
             return _gather(array, at, parts)
-    out = array.clone(memory_format=torch.contiguous_format)
+        case [(0,)] if sum(len(value) for _, value in parts) == len(array):
+            out = torch.empty_like(array, memory_format=torch.contiguous_format)  # of which nothing is kept
+        case _:
+            out = array.clone(memory_format=torch.contiguous_format)
     for places, value in parts:
         write(out, places, value)
     return out
