@@ -217,18 +217,13 @@ class Pair:
     accuracy: Sequence[dict[str, Any]]
 
 
-def pair(bench: Bench, method: Method, bytes_lr: float, accuracy_lr: float) -> Pair:
+def pair(bench: Bench, method: Method, bytes_lr: float, accuracy_lr: float, seeds: Sequence[int] = SEEDS) -> Pair:
     return Pair(
         bytes_lr=bytes_lr,
-        bytes=bench.runs(method, bytes_lr, SEEDS),
+        bytes=bench.runs(method, bytes_lr, seeds),
         accuracy_lr=accuracy_lr,
-        accuracy=bench.runs(method, accuracy_lr, SEEDS),
+        accuracy=bench.runs(method, accuracy_lr, seeds),
     )
-
-
-def unseen_pair(bench: Bench, method: Method, lr: float) -> Pair:
-    runs = bench.runs(method, lr, UNSEEN_SEEDS)
-    return Pair(bytes_lr=lr, bytes=runs, accuracy_lr=lr, accuracy=runs)
 
 
 def strict_row(method: Method, mine: Pair, fedavg: Pair) -> list[Any]:
@@ -354,7 +349,7 @@ def main() -> None:
         }
     )
     bench.save()
-    unseen = {each.name: unseen_pair(bench, each, chosen[each.name].bytes_lr) for each in COMPARED}
+    unseen = {each.name: pair(bench, each, *[chosen[each.name].bytes_lr] * 2, UNSEEN_SEEDS) for each in COMPARED}
     bench.results["notes"] += [f"On {len(UNSEEN_SEEDS)} seeds more, {text}" for text in verdicts(unseen)]
     bench.results["tables"].append(
         {
