@@ -19,6 +19,7 @@ Indices = Sequence[Tensor | None]
 """Per dimension of an array: the positions held, or None for all of them."""
 
 CHUNK = 1 << 17  # coordinates handled at once on a CPU, so that what is made of them on the way stays in its cache
+_LONG = 256  # entries of a row from which on NumPy, which is called for each row, writes faster than torch at once
 
 
 def check_units(units: Units, sizes: Mapping[str, int]) -> dict[str, Tensor]:
@@ -147,12 +148,29 @@ def write(target: Tensor, places: Indices, value: Tensor) -> None:
     split = [(at, index) for at, index in enumerate(places) if index is not None]
     if not split:
         target.copy_(value)
+    elif places[-1] is not None and _has_long_rows(target, value):
+        _write_rows(target, places, value)
     elif len(split) == 1:
         target.index_copy_(*split[0], value)
     else:
         wide, narrow = _blocks(target, places), _blocks(value, places)
         for part, addresses in _addresses(target, places):
             wide.index_copy_(0, addresses, narrow[part])
+
+
+def _has_long_rows(target: Tensor, value: Tensor) -> bool:
+    alike = target.dtype == value.dtype and target.is_cpu and value.is_cpu
+    return alike and target.ndim == 2 and value.shape[1] >= _LONG
+
+
+def _write_rows(target: Tensor, places: Indices, value: Tensor) -> None:
+    """The same in matrices, row by row: NumPy writes at an index that is in the cache without making addresses."""
+    if target.dtype == torch.bfloat16:  # NumPy has none
+        target, value = target.view(torch.int16), value.view(torch.int16)
+    wide, narrow = target.detach().numpy(), value.detach().numpy()
+    at, columns = [range(len(wide)) if index is None else index.numpy() for index in places]
+    for row, entries in zip(at, narrow, strict=True):
+        wide[row][columns] = entries
 
 
 def put(array: Tensor, parts: Sequence[tuple[Indices, Tensor]]) -> Tensor:

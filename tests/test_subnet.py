@@ -239,6 +239,25 @@ def test_large_arrays_are_cut_in_chunks_without_a_seam() -> None:
     assert all(result[name].count_nonzero() == part[name].count_nonzero() for name in arrays)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("table", ["h k", ". k"])
+def test_long_rows_are_written_in_every_dtype(dtype: torch.dtype, table: str) -> None:
+    rng = np.random.default_rng(0)
+    arrays, axes = {"w": torch.from_numpy(rng.integers(0, 100, (40, 900))).to(dtype)}, {"w": parse(table)}
+    sizes = sizes_of(arrays, axes)
+    units = {axis: torch.from_numpy(rng.permutation(size)[: size // 3]) for axis, size in sizes.items()}
+    at = np.ix_(units["h"] if "h" in units else np.arange(40), units["k"])
+    part = {"w": torch.from_numpy(rng.integers(0, 100, (len(at[0]), 300))).to(dtype)}
+    expected = arrays["w"].double().numpy().copy()
+    expected[at] = part["w"].double().numpy()
+    result = merged(arrays, axes, [(units, part, 1.0)])["w"]
+    in_place = MergeInPlace(arrays, axes)
+    in_place.add(units, part)
+    for wide in (result, in_place.result()["w"]):
+        assert wide.dtype == dtype
+        assert np.array_equal(wide.double().numpy(), expected)
+
+
 def test_what_is_held_whole_is_not_copied() -> None:
     arrays = {"bias": torch.ones(3), "weight": torch.ones(3, 4)}
     axes = {"bias": parse("."), "weight": parse(". h")}
