@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C import _functorch
+from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack
 
 from ist_fed.train import Training
 
@@ -36,9 +38,20 @@ class OfAll(nn.Module):
         self.anchor = start.new_empty(0).requires_grad_()  # for which autograd comes back even where nothing else asks
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """As the `Linear`."""
-        outputs: Tensor = AllClients.apply(inputs, self.bias, self)  # type: ignore[no-untyped-call]
-        return outputs
+        """As the `Linear`: what is one client's under `vmap` is taken out of it for all, and what comes of it put back.
+
+        An `autograd.Function` with a `vmap` of its own does the same, in half a millisecond of torch's Python.
+        """
+        stack = _functorch.get_interpreter_stack() or []
+        if [level.key() for level in stack] != [_functorch.TransformType.Vmap]:
+            raise RuntimeError("a factored layer works under torch.vmap over clients only")
+        level, clients = stack[0].level(), _functorch.CVmapInterpreterPtr(stack[0]).batchSize()
+        all_inputs, bias = (
+            None if part is None else _functorch._remove_batch_dim(part, level, clients, 0) for part in (inputs, self.bias)
+        )
+        with temporarily_pop_interpreter_stack():
+            outputs: Tensor = _Product.apply(all_inputs, bias, self.anchor, self)  # type: ignore[no-untyped-call]
+        return _functorch._add_batch_dim(outputs, 0, level)
 
     def product(self, rows: Tensor, bias: Tensor | None, out: Tensor) -> None:
         """Clients × rows × inputs to clients × rows × outputs."""
@@ -152,33 +165,6 @@ class History:
         self._pushes = [self._momentum * push + grad for push, grad in zip(self._pushes, grads, strict=True)]
         self.decay -= self.lr * self._slide
         self.moves = [c - self.lr * push for c, push in zip(self.moves, self._pushes, strict=True)]
-
-
-class AllClients(torch.autograd.Function):
-    """Leaves `vmap` for a moment: what it is given there for one client, the layer is given for all."""
-
-    @staticmethod
-    def forward(inputs: Tensor, bias: Tensor | None, layer: OfAll) -> Tensor:
-        """Never called: there is no computation for one client."""
-        raise RuntimeError("a factored layer works under torch.vmap over clients only")
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Sequence[object], output: Tensor) -> None:
-        """Nothing to keep."""
-
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: Sequence[int | None], inputs: Tensor, bias: Tensor | None, layer: OfAll
-    ) -> tuple[Tensor, int]:
-        """The outputs of all clients, by an operation that autograd knows."""
-        inputs = _of_each(inputs, in_dims[0], info.batch_size)
-        bias = None if bias is None else _of_each(bias, in_dims[1], info.batch_size)
-        return _Product.apply(inputs, bias, layer.anchor, layer), 0  # type: ignore[no-untyped-call]
-
-
-def _of_each(part: Tensor, dim: int | None, clients: int) -> Tensor:
-    """What `vmap` has of each client, or of all the same, with clients in front."""
-    return part.expand(clients, *part.shape) if dim is None else part.movedim(dim, 0)
 
 
 class _Product(torch.autograd.Function):
