@@ -49,7 +49,7 @@ class OfAll(nn.Module):
         all_inputs, bias = (
             None if part is None else _functorch._remove_batch_dim(part, level, clients, 0) for part in (inputs, self.bias)
         )
-        with temporarily_pop_interpreter_stack():
+        with temporarily_pop_interpreter_stack(), torch._C.DisableTorchFunction():  # nor has any mode a part in it
             outputs: Tensor = _Product.apply(all_inputs, bias, self.anchor, self)  # type: ignore[no-untyped-call]
         return _functorch._add_batch_dim(outputs, 0, level)
 

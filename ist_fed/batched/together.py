@@ -1,6 +1,6 @@
 """Local steps of many clients at once: the same as one by one, but for the order in which sums are taken."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -45,7 +45,7 @@ class Trained:
 def train_together(
     model: nn.Module,
     task: Task,
-    starts: Sequence[Arrays],
+    starts: Arrays,
     batches: Callable[[int], Batch],
     weights: Tensor,
     training: Training,
@@ -62,7 +62,7 @@ def train_together(
     Args:
         model: a network of that size; it is changed in structure and must not be used afterwards.
         task: gives the loss.
-        starts: the arrays from which each cohort starts, and the optimiser's state if it travels.
+        starts: the arrays from which each cohort starts, cohorts in front, and the optimiser's state if it travels.
         batches: step → its batches, clients × examples × …; clients stand cohort by cohort.
         weights: cohorts × clients of each; in the mean.
         training: optimiser and clipping.
@@ -80,8 +80,7 @@ def train_together(
     if amp == "fp16":
         raise NotTogether("in fp16 each client's loss is scaled by a factor of its own")
     each = weights.shape[1]
-    stacked = {name: torch.stack([start[name] for start in starts]) for name in starts[0]}
-    starting, kept = split_state(stacked, training.carried)
+    starting, kept = split_state(starts, training.carried)
     history = History(training, lr)
     make: dict[str, Callable[[nn.Linear, Tensor], Layer]] = {name: partial(_factored, history) for name in factored}
     if in_data:

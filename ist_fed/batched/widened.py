@@ -4,12 +4,10 @@ What is missing is filled with units whose weights are all zero. In most network
 and so stay zero under every optimiser; whether this one is such is tried on one batch.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ist_fed.arrays import Arrays, arrays_of, build_undrawn, load_arrays
 from ist_fed.flat import Flat
@@ -36,10 +34,15 @@ def shapes_of(arrays: Arrays) -> Shapes:
     return {name: tuple(array.shape) for name, array in arrays.items()}
 
 
-def widened(arrays: Arrays, shapes: Shapes) -> dict[str, Tensor]:
-    """The arrays with zeros behind what is there, along every dimension; one that is not among the shapes as it is."""
-    views = arrays.views() if isinstance(arrays, Flat) else arrays
-    return {name: _grown(array, shapes.get(name, tuple(array.shape))) for name, array in views.items()}
+def widened(subnets: Sequence[Arrays], shapes: Shapes) -> dict[str, Tensor]:
+    """The arrays of several subnets, stacked, with zeros behind what is there, along every dimension.
+
+    Args:
+        subnets: their arrays, of the same names.
+        shapes: as wide as they become; arrays that are not among them are all of one shape, and keep it.
+    """
+    each = [arrays.views() if isinstance(arrays, Flat) else arrays for arrays in subnets]
+    return {name: _stacked([arrays[name] for arrays in each], shapes.get(name)) for name in each[0]}
 
 
 def narrowed(arrays: Arrays, shapes: Shapes) -> dict[str, Tensor]:
@@ -57,7 +60,7 @@ def stays_zero(task: Task, narrow: Mapping[str, int], wide: Mapping[str, int], b
                     parameter.add_(0.1 * torch.randn_like(parameter))
             large = build_undrawn(task.build, dict(wide)).to(batch[0].device).train()
             own, shapes = arrays_of(small), shapes_of(arrays_of(large))
-            load_arrays(large, widened(own, shapes))
+            load_arrays(large, {name: array[0] for name, array in widened([own], shapes).items()})
             losses = [_loss_of(task, model, batch) for model in (small, large)]
     except Exception:  # whatever it is, it is said when the client trains
         return False
@@ -66,7 +69,7 @@ def stays_zero(task: Task, narrow: Mapping[str, int], wide: Mapping[str, int], b
         if one.grad is None or other.grad is None:
             return False
         within = narrowed({name: other.grad}, {name: tuple(one.shape)})[name]
-        if not torch.equal(_grown(within, tuple(other.shape)), other.grad):
+        if not torch.equal(_stacked([within], tuple(other.shape))[0], other.grad):
             return False
         alike.append((one.grad, within))
     after = narrowed(arrays_of(large), shapes_of(own))
@@ -81,10 +84,13 @@ def _loss_of(task: Task, model: nn.Module, batch: Batch) -> Tensor:
     return loss.detach()
 
 
-def _grown(array: Tensor, shape: tuple[int, ...]) -> Tensor:
-    more: list[Any] = [0, 0] * len(shape)
-    more[1::2] = [wide - length for wide, length in zip(reversed(shape), reversed(array.shape), strict=True)]
-    return functional.pad(array, more) if any(more) else array
+def _stacked(arrays: Sequence[Tensor], shape: tuple[int, ...] | None) -> Tensor:
+    if shape is None or all(array.shape == shape for array in arrays):
+        return torch.stack([*arrays])
+    made = arrays[0].new_zeros(len(arrays), *shape)
+    for array, room in zip(arrays, made.unbind(), strict=True):
+        room[tuple(map(slice, array.shape))] = array
+    return made
 
 
 def _is_close(one: Tensor, other: Tensor) -> bool:

@@ -190,7 +190,7 @@ class LocalGrid(InProcessGrid):
         trained = train_together(
             model,
             self._task,
-            [widened(each.arrays, shapes) for each, _ in chunk],
+            widened([each.arrays for each, _ in chunk], shapes),
             lambda step: fetch(orders[step]),
             torch.tensor(weights, dtype=torch.float64, device=self.device),
             job.training,
