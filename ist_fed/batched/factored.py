@@ -5,7 +5,6 @@ of its outputs, and numbers a and cₛ that are the same for all clients. So the
 the whole cohort, and each client's own part is two thin ones. Momentum and weight decay only change the numbers.
 """
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -47,7 +46,8 @@ class OfAll(nn.Module):
             raise RuntimeError("a factored layer works under torch.vmap over clients only")
         level, clients = stack[0].level(), _functorch.CVmapInterpreterPtr(stack[0]).batchSize()
         all_inputs, bias = (
-            None if part is None else _functorch._remove_batch_dim(part, level, clients, 0) for part in (inputs, self.bias)
+            None if part is None else _functorch._remove_batch_dim(part, level, clients, 0)
+            for part in (inputs, self.bias)
         )
         with temporarily_pop_interpreter_stack(), torch._C.DisableTorchFunction():  # nor has any mode a part in it
             outputs: Tensor = _Product.apply(all_inputs, bias, self.anchor, self)  # type: ignore[no-untyped-call]

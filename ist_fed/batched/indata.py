@@ -8,10 +8,10 @@ of examples is ever put together.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ist_fed.batched.factored import History, OfAll
 
@@ -29,16 +29,26 @@ class Examples:
 
     Args:
         rows: of each client: its examples × features.
-        products: clients × examples × examples: of each two, the sum over features; zeros where a client has fewer. As
-            the client has them, or where none comes twice in the order in which they come.
+        products: of each two examples of a client the sum over features: a matrix for each client, these and others,
+            one behind the other.
+        starts: where in it that of each client begins.
         orders: steps × clients × examples of a batch: which ones, numbered within each client.
-        once: whether no example comes twice.
     """
 
     rows: Sequence[Tensor]
     products: Tensor
+    starts: Tensor
     orders: Tensor
-    once: bool
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """How many each client has: clients × 1."""
+        return torch.tensor([[len(rows)] for rows in self.rows], device=self.starts.device)
+
+    def alike(self, some: Tensor, others: Tensor) -> Tensor:
+        """Products of some of each client's examples with others: clients × some × others, numbered as in `orders`."""
+        pairs = (self.starts[:, None] + some * self.counts)[..., None] + others[:, None]
+        return self.products.index_select(0, pairs.view(-1)).view(pairs.shape)
 
 
 class InData(OfAll):
@@ -56,11 +66,13 @@ class InData(OfAll):
 
     def __init__(self, linear: nn.Linear, start: Tensor, history: History, examples: Examples) -> None:
         super().__init__(linear, start, history)
-        self._examples, self._once, self._batch = examples, examples.once, examples.orders.shape[2]
-        self._each = len(examples.rows) // len(start)
-        self._most = max(map(len, examples.rows))
-        self._wide = examples.once and start.shape[1] >= _WIDE
-        self._made, self._products = self._by_start()[..., : start.shape[1]], examples.products
+        self._examples, self._batch = examples, examples.orders.shape[2]
+        self._orders = examples.orders.movedim(0, 1).flatten(1)  # of all steps: clients × examples
+        counts = [len(rows) for rows in examples.rows]
+        self._most, self._each = max(counts), len(counts) // len(start)
+        self._once = self._orders.shape[1] <= min(counts)
+        self._wide = self._once and start.shape[1] >= _WIDE
+        self._made = self._by_start()[..., : start.shape[1]]
         # F; where no example comes twice a step's rows of it take the place of what W₀ made, which is read but once.
         own = self._once and not history.remembers
         self._moves = self._made if own else torch.zeros_like(self._made, memory_format=torch.contiguous_format)
@@ -74,8 +86,9 @@ class InData(OfAll):
         else:
             torch.add(bias[:, None], made, alpha=decay, out=out)
         if self._history.steps:
-            moved = slice(self._history.steps * self._batch if self._once else None)
-            out.baddbmm_(self._chosen(self._products)[..., moved].to(kind), self._moves[:, moved].to(kind))
+            moved = self._moved
+            alike, moves = self._examples.alike(self._order, moved), self._moves[:, : moved.shape[1]]
+            out.baddbmm_(alike.to(kind), moves.to(kind))
 
     def back(self, grads: Tensor) -> None:
         """None: the rows are the examples."""
@@ -83,8 +96,7 @@ class InData(OfAll):
     def square_norms(self) -> Tensor:
         """Of the last step's gradient of each client's weights, squared."""
         ((_, (grads,)),) = self.last
-        alike = self._chosen(self._chosen(self._products).mT)
-        return (torch.bmm(grads, grads.mT) * alike).sum((1, 2))
+        return (torch.bmm(grads, grads.mT) * self._examples.alike(self._order, self._order)).sum((1, 2))
 
     def keep(self, steps: int) -> None:
         """Take the step."""
@@ -137,7 +149,9 @@ class InData(OfAll):
     def _by_start(self) -> Tensor:
         """What W₀ makes of the examples, clients × examples × outputs or more."""
         outputs = self.start.shape[1]
-        columns = functional.pad(self.start.mT, (0, -outputs % _EVEN))  # by columns, which are twice as fast
+        columns = self.start.new_empty(*self.start.mT.shape[:2], outputs + -outputs % _EVEN)
+        columns[..., :outputs] = self.start.mT  # by columns, which are twice as fast
+        columns[..., outputs:] = 0
         cohorts = columns.unbind()
         if self._wide:
             made = columns.new_empty(*self._orders.shape, columns.shape[2])
@@ -165,11 +179,6 @@ class InData(OfAll):
                     torch.index_select(rows[client], 0, orders[client], out=out)
                 yield some, room[: some.stop - some.start].flatten(0, 1)
 
-    @property
-    def _orders(self) -> Tensor:
-        """The examples of all steps, numbered within each client: clients × examples."""
-        return self._examples.orders.movedim(0, 1).flatten(1)
-
     def _in_order(self) -> Tensor:
         """The same, numbered through all clients."""
         first = torch.arange(len(self._examples.rows), device=self.start.device) * self._most
@@ -178,6 +187,17 @@ class InData(OfAll):
     @property
     def _order(self) -> Tensor:
         return self._examples.orders[self._history.steps]
+
+    @property
+    def _moved(self) -> Tensor:
+        """The examples of the first rows of F, clients × examples; those behind them have not moved it.
+
+        Where a client has fewer than others its last is there again, for a row of zeros.
+        """
+        if self._once:
+            return self._orders[:, : self._history.steps * self._batch]
+        counts = self._examples.counts
+        return torch.arange(self._most, device=counts.device).minimum(counts - 1)
 
     @property
     def _now(self) -> slice:

@@ -83,20 +83,10 @@ class Pool:
         """The examples of clients, their products, and the same orders numbered within each client."""
         rows = [self._parts[client][0].flatten(1) for client in clients]
         products = self._products_of(clients)
-        of_each = torch.tensor([self._lengths[client] for client in clients], device=self._device)
-        starts = torch.tensor([self._starts[client] for client in clients], device=self._device)
-        first = torch.tensor([self._places[client] for client in clients], device=self._device)
-        orders, once = orders - starts[:, None], orders.shape[0] * orders.shape[2] <= min(map(len, rows))
-        if once:
-            taken = orders.movedim(0, 1).flatten(1)
-            pairs = (first[:, None] + taken * of_each[:, None])[..., None] + taken[:, None]
-            found = products.index_select(0, pairs.view(-1)).view(pairs.shape)
-            return Examples(rows, found, orders, once)
-        most = max(map(len, rows))
-        found = products.new_zeros(len(rows), most, most)
-        for of_one, at, into in zip(rows, first.tolist(), found, strict=True):
-            into[: len(of_one), : len(of_one)] = products[at : at + len(of_one) ** 2].view(len(of_one), -1)
-        return Examples(rows, found, orders, once)
+        first, places = (
+            torch.tensor([of[client] for client in clients], device=self._device) for of in (self._starts, self._places)
+        )
+        return Examples(rows, products, places, orders - first[:, None])
 
     def _products_of(self, clients: Sequence[int]) -> Tensor:
         """Of each client's examples with one another, once and for all; `_places` says where in it each one's begin."""
