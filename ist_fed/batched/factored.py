@@ -116,7 +116,7 @@ class Factored(OfAll):
         self._grads[client] = self._inputs[client] = 0
 
     def mean(self, weights: Tensor) -> Tensor:
-        """Each cohort's mean weights, cohorts × outputs × inputs; `weights` of each client sum to one in a cohort."""
+        """Each cohort's mean weights, in the place of `start`; `weights` of each client sum to one in a cohort."""
         cohorts, outputs, inputs = self.start.shape
         moves = self._moves(self._grads[:, : self._grads.shape[1] // self._history.steps])
         shares, grads, alpha = weights.to(moves)[:, None] * moves, self._grads, 1.0
@@ -125,7 +125,7 @@ class Factored(OfAll):
         else:
             grads = grads * shares[..., None]
         moved, seen = grads.view(cohorts, -1, outputs), self._inputs.view(cohorts, -1, inputs)
-        return torch.baddbmm(self.start, moved.mT, seen, beta=self._history.decay, alpha=alpha)
+        return self.start.baddbmm_(moved.mT, seen, beta=self._history.decay, alpha=alpha)
 
     def _moves(self, rows: Tensor) -> Tensor:
         """How far each row of the inputs seen has moved the weights."""

@@ -70,7 +70,7 @@ class InData(OfAll):
         self._orders = examples.orders.movedim(0, 1).flatten(1)  # of all steps: clients × examples
         counts = [len(rows) for rows in examples.rows]
         self._most, self._each = max(counts), len(counts) // len(start)
-        self._once = self._orders.shape[1] <= min(counts)
+        self._even, self._once = min(counts) == self._most, self._orders.shape[1] <= min(counts)
         self._wide = self._once and start.shape[1] >= _WIDE
         self._made = self._by_start()[..., : start.shape[1]]
         # F; where no example comes twice a step's rows of it take the place of what W₀ made, which is read but once.
@@ -127,8 +127,8 @@ class InData(OfAll):
         self._moves[client] = 0
 
     def mean(self, weights: Tensor) -> Tensor:
-        """Each cohort's mean weights, cohorts × outputs × inputs; `weights` of each client sum to one in a cohort."""
-        mean = self._history.decay * self.start
+        """Each cohort's mean weights, in the place of `start`; `weights` of each client sum to one in a cohort."""
+        mean = self.start.mul_(self._history.decay)
         cohorts, moves = mean.unbind(), self._moves
         if self._wide:
             moves.mul_(weights.to(moves)[:, None, None])
@@ -136,14 +136,14 @@ class InData(OfAll):
                 cohorts[some.start // self._each].addmm_(moves[some].flatten(0, 1).mT, rows)
             return mean
         if self._once:
-            all_taken = all(len(rows) == moves.shape[1] for rows in self._examples.rows)
-            room = moves.new_empty if all_taken else moves.new_zeros
+            room = moves.new_empty if self._even and self._most == moves.shape[1] else moves.new_zeros
             moves = room(len(moves) * self._most, moves.shape[2])
             moves.index_copy_(0, self._in_order().flatten(), self._moves.flatten(0, 1))
             moves = moves.view(len(self._moves), self._most, -1)
         each = zip(self._examples.rows, moves.mT.unbind(), weights.tolist(), strict=True)
         for client, (rows, moved, weight) in enumerate(each):
-            cohorts[client // self._each].addmm_(moved[:, : len(rows)], rows, alpha=weight)
+            own = moved if self._even else moved[:, : len(rows)]
+            cohorts[client // self._each].addmm_(own, rows, alpha=weight)
         return mean
 
     def _by_start(self) -> Tensor:
@@ -160,7 +160,7 @@ class InData(OfAll):
             return made
         made = columns.new_empty(len(self._examples.rows), self._most, columns.shape[2])
         for client, (rows, out) in enumerate(zip(self._examples.rows, made.unbind(), strict=True)):
-            torch.mm(rows, cohorts[client // self._each], out=out[: len(rows)])
+            torch.mm(rows, cohorts[client // self._each], out=out if self._even else out[: len(rows)])
         if not self._once:
             return made
         order = self._in_order()
