@@ -208,7 +208,7 @@ class LocalGrid(InProcessGrid):
         for (each, part), loss, known, mean in zip(chunk, losses, of_node, trained.means, strict=True):
             weight = sum(known[node] for node in part if node not in broken)
             refused = {node: broken[node] for node in part if node in broken}
-            arrays = narrowed(mean, shapes_of(each.arrays)) if weight else None
+            arrays = joined(narrowed(mean, shapes_of(each.arrays))) if weight else None
             made.append(_outcome(each, part, loss[: len(part)], seconds, refused=refused, arrays=arrays, weight=weight))
         return made
 
