@@ -46,8 +46,8 @@ def widened(subnets: Sequence[Arrays], shapes: Shapes) -> dict[str, Tensor]:
 
 
 def narrowed(arrays: Arrays, shapes: Shapes) -> dict[str, Tensor]:
-    """The same arrays without what stands behind these shapes."""
-    return {name: array[tuple(slice(length) for length in shapes[name])] for name, array in arrays.items()}
+    """The same arrays without what stands behind these shapes, in their order."""
+    return {name: arrays[name][tuple(map(slice, shape))] for name, shape in shapes.items()}
 
 
 def stays_zero(task: Task, narrow: Mapping[str, int], wide: Mapping[str, int], batch: Batch) -> bool:
