@@ -62,8 +62,8 @@ def train_together(
     Args:
         model: a network of that size; it is changed in structure and must not be used afterwards.
         task: gives the loss.
-        starts: the arrays from which each cohort starts, cohorts in front, and the optimiser's state if it travels; some
-            make room for the means.
+        starts: the arrays from which each cohort starts, cohorts in front, and the optimiser's state if it travels;
+            some make room for the means.
         batches: step → its batches, clients × examples × …; clients stand cohort by cohort.
         weights: cohorts × clients of each; in the mean.
         training: optimiser and clipping.
