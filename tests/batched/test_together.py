@@ -314,11 +314,12 @@ class _Odd(nn.Module):
         if self.kind == "shifted":
             inputs = inputs + 1
         outputs: Tensor = self.inner(inputs)
-        return self.head(self.head(outputs)) if self.kind == "twice" else self.head(outputs)
+        head = torch.vmap(self.head) if self.kind == "nested" else self.head
+        return head(head(outputs)) if self.kind == "twice" else head(outputs)
 
 
 @pytest.mark.parametrize("examples", [10, 30])
-@pytest.mark.parametrize("kind", ["plain", "reads inputs", "turned", "shifted", "twice", "item"])
+@pytest.mark.parametrize("kind", ["plain", "reads inputs", "turned", "shifted", "twice", "nested", "item"])
 def test_whatever_the_network_is_like(kind: str, examples: int, caplog: pytest.LogCaptureFixture) -> None:
     """An unused layer is left as it is, even with weight decay; what `vmap` cannot do runs one by one and is said."""
     task, rule = Odd(kind=kind, examples=examples), rules.Disjoint(groups=2, min_units=1)
