@@ -11,7 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._C import _functorch
-from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack
+from torch._functorch.pyfunctorch import (
+    VmapInterpreter,
+    retrieve_all_functorch_interpreters,
+    temporarily_pop_interpreter_stack,
+)
 
 from ist_fed.train import Training
 
@@ -41,12 +45,13 @@ class OfAll(nn.Module):
 
         An `autograd.Function` with a `vmap` of its own does the same, in half a millisecond of torch's Python.
         """
-        stack = _functorch.get_interpreter_stack() or []
-        if [level.key() for level in stack] != [_functorch.TransformType.Vmap]:
-            raise RuntimeError("a factored layer works under torch.vmap over clients only")
-        level, clients = stack[0].level(), _functorch.CVmapInterpreterPtr(stack[0]).batchSize()
+        match retrieve_all_functorch_interpreters():
+            case [VmapInterpreter() as clients]:
+                level, count = clients.level(), clients.batch_size()
+            case _:
+                raise RuntimeError("a factored layer works under torch.vmap over clients only")
         all_inputs, bias = (
-            None if part is None else _functorch._remove_batch_dim(part, level, clients, 0)
+            None if part is None else _functorch._remove_batch_dim(part, level, count, 0)
             for part in (inputs, self.bias)
         )
         with temporarily_pop_interpreter_stack(), torch._C.DisableTorchFunction():  # nor has any mode a part in it
