@@ -34,7 +34,7 @@ bench-core: $(INSTALLED) ## speed of cutting, merging, and of a round's overhead
 	$(BIN)/python benchmarks/bench_overhead.py
 	$(BIN)/python benchmarks/table.py
 
-bench-bytes: $(INSTALLED) ## bytes to 97 % and final accuracy, IST against FedAvg; about 50 minutes
+bench-bytes: $(INSTALLED) ## bytes to 97 % and final accuracy, IST against FedAvg; about an hour
 	$(BIN)/python benchmarks/bench_bytes.py
 	$(BIN)/python benchmarks/table.py
 
