@@ -1,6 +1,6 @@
 """Who held which units: not stored, but drawn again, since randomness is an argument."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -135,7 +135,12 @@ def summarise(plans: Sequence[Plan], sizes: Mapping[str, int], network: Network 
 
 def _subnets(plan: Plan) -> set[bytes]:
     """The subnets of a plan, whoever holds them."""
-    return {b"".join(axis.encode() + units[axis].numpy().tobytes() for axis in sorted(units)) for units in plan.subnets}
+    return {_named(units) for units in plan.subnets}
+
+
+def _named(units: Units) -> bytes:
+    """A name of a subnet, by what it holds."""
+    return b"".join(axis.encode() + units[axis].numpy().tobytes() for axis in sorted(units))
 
 
 def _seen(plans: Sequence[Plan], sizes: Mapping[str, int]) -> float:
@@ -151,27 +156,28 @@ def expected_coverage(
 ) -> list[float] | None:
     """The share of the network that random draws are expected to have trained after each round.
 
-    An array split by k axes is trained in a round to the share p = Σ over subnets Π over its axes (units held / units);
-    draws of different rounds are independent, so after r rounds 1 − (1 − p)^r of it is expected to be trained. With n
-    equal groups p is 1 where one axis splits an array, and 1/n where two do.
+    The subnets of a draw train the share p = Σ over subnets Π over axes (units held / units) of an array; draws are
+    independent, so after r of them 1 − (1 − p)^r of it is expected to be trained. With n equal groups p is 1 where one
+    axis splits an array, and 1/n where two do.
 
     Returns:
-        Shares from 0 to 1; None with phases, where the rule does not draw afresh, or where an axis splits an array
-        twice.
+        Shares from 0 to 1; None with phases, where the rule does not draw afresh, where an axis splits an array twice,
+        or where subnets are of unequal shares and do not last a draw.
 
     Source: Yuan et al., PVLDB 15(8), 2022 (disjoint groups, one draw an axis); independence gives the power.
     """
     rule = scenario.make_rule()
-    if network is None or scenario.phases or not (isinstance(rule, Disjoint) and rule.keep == 1):
+    if network is None or scenario.phases or not isinstance(rule, Disjoint):
         return None
-    if any(len(set(key)) < len(key) for key in network.coordinates):
+    if any(len(set(key)) < len(key) for key in network.coordinates) or (rule.keep > 1 and not _alike(lines)):
         return None
-    missed, curve = dict.fromkeys(network.coordinates, 1.0), []
+    missed, curve, draw = dict.fromkeys(network.coordinates, 1.0), [], 0
     for line, plan in zip(lines, plans, strict=True):
-        subnets = sizes_of(plan, scenario.sizes)
-        merged = [subnets[number] for number in _brought_back(plan, line)]
-        for key in missed:
-            missed[key] *= max(0.0, 1 - _share(key, merged, scenario.sizes))
+        if rule.draw(line["round"]) != draw:
+            draw, before, merged = rule.draw(line["round"]), missed, dict[bytes, dict[str, int]]()
+        sizes = sizes_of(plan, scenario.sizes)
+        merged |= {_named(plan.subnets[number]): sizes[number] for number in _brought_back(plan, line)}
+        missed = {key: old * max(0.0, 1 - _share(key, merged.values(), scenario.sizes)) for key, old in before.items()}
         left = sum(count * missed[key] for key, count in network.coordinates.items())
         curve.append(1 - left / network.coordinates.total())
     return curve
@@ -183,5 +189,10 @@ def _brought_back(plan: Plan, line: Line) -> list[int]:
     return [number for number, cohort in enumerate(plan.cohorts) if not refused.issuperset(cohort)]
 
 
-def _share(key: Key, subnets: list[dict[str, int]], sizes: Mapping[str, int]) -> float:
+def _alike(lines: Sequence[Line]) -> bool:
+    """Whether the clients of every round were equally strong, and could hold equally much."""
+    return all(len(set(line[key])) <= 1 for line in lines for key in ("capacities", "limits") if key in line)
+
+
+def _share(key: Key, subnets: Collection[dict[str, int]], sizes: Mapping[str, int]) -> float:
     return float(min(1.0, sum(prod(subnet[axis] / sizes[axis] for axis in key) for subnet in subnets)))

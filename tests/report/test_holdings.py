@@ -150,11 +150,29 @@ def test_expected_coverage_counts_what_was_merged_only(write_run: WriteRun) -> N
     assert value == pytest.approx(line["coverage"])
 
 
-@pytest.mark.parametrize("rule", [{"name": "full"}, {"name": "disjoint", "groups": 4, "keep": 2}])
-def test_nothing_is_expected_of_rules_that_do_not_draw_afresh(write_run: WriteRun, rule: dict[str, Any]) -> None:
-    run = write_run(rule=rule)
-    lines = lines_of(run)
-    assert expected_coverage(run.scenario, lines, plans_of(run.scenario, lines), network_of(run.scenario)) is None
+def test_while_a_draw_is_kept_no_more_is_expected_of_it(write_run: WriteRun) -> None:
+    """Two draws of three rounds cover what two rounds do that are dealt anew."""
+    network = network_of(SCENARIO)
+    anew, kept = (write_run(f"keep{keep}", rule={**SCENARIO.rule, "keep": keep}) for keep in (1, 3))
+    once, twice = expected_coverage(anew.scenario, lines_of(anew), plans_of(anew.scenario, lines_of(anew)), network)[:2]
+    lines, plans = lines_of(kept), plans_of(kept.scenario, lines_of(kept))
+    assert expected_coverage(kept.scenario, lines, plans, network) == pytest.approx([once] * 3 + [twice] * 3)
+    # What one client did not bring back, the next one does.
+    lines[0]["refused"] = [{"client": client, "reason": ""} for client in plans[0].cohorts[1]]
+    less, *others = expected_coverage(kept.scenario, lines, plans, network)
+    assert less < once
+    assert others == pytest.approx([once] * 2 + [twice] * 3)
+
+
+def test_nothing_is_expected_of_other_rules_nor_of_shares_that_move_while_a_draw_is_kept(write_run: WriteRun) -> None:
+    def expected(folder: str, capacity: float, **rule: Any) -> list[float] | None:
+        run = write_run(folder, rule=rule)
+        lines = [{**line, "capacities": [capacity, *[1.0] * 7]} for line in lines_of(run)]
+        return expected_coverage(run.scenario, lines, plans_of(run.scenario, lines), network_of(run.scenario))
+
+    assert expected("full", 1.0, name="full") is None
+    assert expected("kept", 2.0, name="disjoint", groups=4, keep=2) is None
+    assert expected("anew", 2.0, name="disjoint", groups=4) is not None
 
 
 def test_a_subnets_parameters_are_those_of_the_narrow_network() -> None:

@@ -8,10 +8,9 @@ from typing import Any
 from ist_fed import infer
 from ist_fed.arrays import arrays_of, build_on_meta
 from ist_fed.coverage import Coverage
-from ist_fed.rules import Node
+from ist_fed.rules import Node, plan_round
 from ist_fed.run import Run
 from ist_fed.scenario import Scenario
-from ist_fed.seeds import generator
 from ist_fed.tasks.digits import Digits
 
 SCENARIO = Scenario(
@@ -32,8 +31,7 @@ WriteRun = Callable[..., Run]
 def make_line(scenario: Scenario, round: int, marks: Coverage, changes: Mapping[str, Any]) -> dict[str, Any]:
     """A round's line as training would write it: its coverage is that of the round's own plan."""
     clients = list(range(scenario.clients))
-    rng = generator(scenario.seed, round, "assign")
-    plan = scenario.make_rule()(round, [Node(client) for client in clients], scenario.sizes, rng)
+    plan = plan_round(scenario.make_rule(), round, list(map(Node, clients)), scenario.sizes, scenario.seed)
     for units in plan.subnets:
         marks.mark(units)
     line = {
