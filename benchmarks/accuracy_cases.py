@@ -147,6 +147,24 @@ SORTED = Case(
     ),
 )
 
+UNEVEN = Case(
+    name="uneven",
+    title="Uneven data, Dirichlet(0.3), 8 clients",
+    about="`scenarios/digits-noniid.toml`: each class of digits is dealt out to the clients by Dirichlet(0.3)",
+    scenario="digits-noniid.toml",
+    start=(0.03, 0.1),
+    recipes=(
+        Recipe(name="FedAvg", settings=('rule={name="full"}',)),
+        Recipe(name="IST, 4 subnets, dealt anew every round", settings=_disjoint(4, 1)),
+        Recipe(name="IST, 4 subnets, draw kept 4 rounds", settings=_disjoint(4, 4)),
+        Recipe(name="IST, 8 subnets, dealt anew every round", settings=_disjoint(8, 1)),
+        Recipe(name="IST, 8 subnets, draw kept 8 rounds", settings=_disjoint(8, 8)),
+        Recipe(
+            name="8 overlapping subnets, 2 holders a unit", settings=('rule={name="overlapping",groups=8,holders=2}',)
+        ),
+    ),
+)
+
 _UNEQUAL = (
     "clients=10",
     "rounds=20",
@@ -236,4 +254,4 @@ TEXT_TIERS = Case(
     recipes=(Recipe(name="IST, shares by capacity"), *_METHODS),
 )
 
-CASES = (DIGITS, SORTED, CNN_TIERS, TEXT, TEXT_TIERS)
+CASES = (DIGITS, SORTED, UNEVEN, CNN_TIERS, TEXT, TEXT_TIERS)

@@ -27,9 +27,10 @@ class Disjoint:
         groups: how many subnets the network is cut into.
         min_units: fewest units of any axis in any subnet; narrower ones do not learn (Pilot; GIST).
         keep: rounds for which a draw is kept, the cohorts moving on by one group a round. 1 draws anew every round, as
-            the paper does; `groups` lets every cohort train every subnet before units are dealt out anew, which on
-            `digits` was worth half a point of accuracy at 8 groups, and covers the network `groups` times more slowly.
-            With unequal capacities the order in which units are dealt is kept, and shares go with the cohorts.
+            the paper does; `groups` lets every cohort train every subnet before units are dealt out anew, which is more
+            accurate where clients' data are alike, less where they differ (docs/rules.md says by how much), and covers
+            the network `groups` times more slowly. With unequal capacities the order in which units are dealt is kept,
+            and shares go with the cohorts.
         rotate: False lets every cohort keep its group while a draw is kept; with a `keep` as long as the run nobody
             ever gets other units, which is the paper's ablation.
     """

@@ -38,7 +38,8 @@ class Lease:
         free: share of every axis that is never lent out; with nothing free units would never meet others.
         term: seconds after which a client that has not returned its units loses them.
         min_units: fewest units of any axis in any subnet.
-        keep: times that units are lent together, before they are drawn anew; 1 draws anew for every lease.
+        keep: times that units are lent together, before they are drawn anew; 1 draws anew for every lease, which is
+            better where clients' data differ much.
     """
 
     groups: int
