@@ -90,8 +90,9 @@ def coverage(facts: Facts, drawn: dict[str, Drawn]) -> list[Html]:
     last, holdings = facts.lines[-1], facts.holdings
     rare = "a weight between two hidden layers is trained only in rounds in which both its units are in one subnet"
     even = holdings.units[0] == holdings.units[1] and holdings.subnets[0] == holdings.subnets[1]
-    if holdings.disjoint and holdings.redrawn and even and facts.scenario.rule.get("keep", 1) == 1:
-        rare += f", which is about one round in {amount(1 / (holdings.subnets[0] * holdings.units[0] ** 2))}"
+    if holdings.disjoint and holdings.redrawn and even:
+        dealt = "round" if facts.scenario.rule.get("keep", 1) == 1 else "draw"
+        rare += f", which is about one {dealt} in {amount(1 / (holdings.subnets[0] * holdings.units[0] ** 2))}"
     return [
         tag("h2", "How much of the network was trained"),
         paragraph(

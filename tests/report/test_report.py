@@ -95,6 +95,12 @@ def test_numbers_are_those_of_the_formulas(write_run: WriteRun) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_how_seldom_a_weight_is_trained_is_said_in_draws_where_they_are_kept(write_run: WriteRun) -> None:
+    text = read(write_report(write_run(rule={"name": "disjoint", "groups": 4, "keep": 3}))).text
+    assert "about one draw in 4" in text
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_the_final_networks_metric_goes_before_the_last_rounds(write_run: WriteRun) -> None:
     model = {"round": 6, "metric": "accuracy", "accuracy": 0.4321, "loss": 1.0, "parameters": 1, "bytes": 4}
     text = read(write_report(write_run(model=model))).text
