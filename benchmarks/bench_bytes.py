@@ -307,20 +307,12 @@ def quick() -> None:
             bench.runs(method, 0.1, SEEDS[:1], steps=10, rounds=3)
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    arguments.add_argument("--fresh", action="store_true", help="forget finished runs")
-    arguments.add_argument("--quick", action="store_true", help="a smoke test; writes nothing")
-    options = arguments.parse_args()
-    if options.quick:
-        quick()
-        return
-    torch.set_num_threads(1)  # of which `machine` tells; every worker has one, too
-    bench = Bench(RESULTS / "bytes.json", fresh=options.fresh)
+def compare(bench: Bench) -> None:
+    """Choose, run what is reported, and write every table."""
     tuning = {each.name: tune(bench, each) for each in COMPARED}
     best = {n: choose(of_all(forms, tuning)) for n, forms in FORMS.items()}
     promised = {n: form for n, (form, _) in best.items()}
-    main_methods = (FEDAVG, *promised.values())
+    shown = (FEDAVG, *promised.values())
     rates = {each.name: choose(tuning[each.name]) for each in COMPARED} | {form.name: lr for form, lr in best.values()}
     chosen = {each.name: pair(bench, each, *[rates[each.name]] * 2) for each in COMPARED}
 
@@ -343,7 +335,7 @@ def main() -> None:
         "machine": machine(),
         "command": "make bench-bytes",
         "columns": COLUMNS,
-        "rows": rows(main_methods, chosen),
+        "rows": rows(shown, chosen),
         "notes": [
             "Median over 5 seeds, and the range. Bytes are per client, down and up.",
             f"Learning rates, and how long IST keeps a draw, were chosen on {len(TUNING_SEEDS)} other seeds: of the "
@@ -375,8 +367,21 @@ def main() -> None:
         f"MB to 97 % at other numbers of local steps ({len(TUNING_SEEDS)} tuning seeds; {OTHER_ROUNDS} rounds, and "
         f"{ROUNDS} rounds of {STEPS})",
         ["method", *(f"J = {steps}" for steps in (*OTHER_STEPS, STEPS))],
-        sensitivity(bench, main_methods),
+        sensitivity(bench, shown),
     )
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    arguments.add_argument("--fresh", action="store_true", help="forget finished runs")
+    arguments.add_argument("--quick", action="store_true", help="a smoke test; writes nothing")
+    options = arguments.parse_args()
+    if options.quick:
+        quick()
+        return
+    torch.set_num_threads(1)  # of which `machine` tells; every worker has one, too
+    bench = Bench(RESULTS / "bytes.json", fresh=options.fresh)
+    compare(bench)
     for line in (COLUMNS, *bench.results["rows"], *bench.results["notes"]):
         print(line if isinstance(line, str) else " | ".join(str(value) for value in line))
 
