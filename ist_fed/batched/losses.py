@@ -11,6 +11,8 @@ from torch.overrides import TorchFunctionMode
 
 _DEFAULTS = {name: each.default for name, each in signature(functional.cross_entropy).parameters.items()}
 _OPEN = ("input", "target", "ignore_index")
+_FEW = 16
+"""Classes below which a processor, whose registers hold as many numbers, is four times as fast over examples."""
 
 
 class CrossEntropy(TorchFunctionMode):
@@ -37,5 +39,7 @@ def _is_plain(given: Mapping[str, Any]) -> bool:
 def _cross_entropy(logits: Tensor, targets: Tensor, ignored: int) -> Tensor:
     counts = targets != ignored
     places = torch.where(counts, targets, 0)
-    found = logits.log_softmax(1).gather(1, places[:, None])[:, 0]
+    few = logits.shape[1] < _FEW
+    scores = logits.t().contiguous().log_softmax(0).t() if few else logits.log_softmax(1)
+    found = scores.gather(1, places[:, None])[:, 0]
     return -torch.where(counts, found, 0).sum() / counts.sum()
