@@ -46,17 +46,12 @@ def hollow(task: Task, sizes: Mapping[str, int], device: torch.device) -> nn.Mod
     return model
 
 
-def served(task: Task, sizes: Mapping[str, int], arrays: Arrays, device: torch.device) -> nn.Module:
-    """The assembled network, recalibrated and in evaluation mode: what is evaluated, saved and served.
+def ready(model: nn.Module, task: Task) -> nn.Module:
+    """Recalibrate the network in place, and put it into evaluation mode: what is evaluated, saved and served.
 
     Raises:
         TrainingError: the model has BatchNorm, and the task holds no calibration data.
     """
-    return ready(network(task, sizes, arrays, device), task)
-
-
-def ready(model: nn.Module, task: Task) -> nn.Module:
-    """The same for a network that holds its arrays already; it is changed in place."""
     if has_batch_norm(model):
         data = task.calibration_data()
         if data is None or length(data) < 2:

@@ -59,6 +59,7 @@ class Worker:
         amp: mixed precision, `bf16` or `fp16`; its own choice, which the server does not see.
         memory: bytes that its training may take at the peak; None takes what is free when an order comes, and 0 sets
             no bound and does without the estimate.
+        member: who it is in secure rounds; it then answers no order in the clear. None takes part in plain rounds only.
         guard: trains in its place where examples are private; it says no loss, and takes no `amp`.
 
     Attributes:

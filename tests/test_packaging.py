@@ -25,6 +25,7 @@ def test_the_wheel_holds_one_package_and_the_app(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"ist_fed"}
     for part in ("server/app.py", "client/app.py", "scenarios/digits.toml", "pyproject.toml", "LICENSE"):
         assert f"ist_fed/app/{part}" in names
+    assert "ist_fed/py.typed" in names
     assert not any("__pycache__" in name or name.startswith("ist_fed/app/ist_fed") for name in names)
 
 

@@ -21,7 +21,7 @@ from ist_fed.arrays import arrays_of
 from ist_fed.checkpoints import Checkpoint, Checkpoints
 from ist_fed.engines.inprocess import InProcessGrid
 from ist_fed.errors import AxesError, RoundError, WireError
-from ist_fed.evaluate import evaluate, served
+from ist_fed.evaluate import evaluate, network, ready
 from ist_fed.seeds import generator
 from ist_fed.train import Training
 from ist_fed.wire.parcel import take_pieces
@@ -674,8 +674,9 @@ def test_training_learns() -> None:
     options = {"sizes": {"hidden1": 32, "hidden2": 32}, "local_steps": 10}
     run = tiny.federate(task, HALVES, 4, rounds=15, **options)
     accuracy = {
-        when: evaluate(served(task, options["sizes"], arrays, torch.device("cpu")), task, task.test_data())["accuracy"]
+        when: evaluate(ready(model, task), task, task.test_data())["accuracy"]
         for when, arrays in (("before", run.before), ("after", run.after))
+        for model in [network(task, options["sizes"], arrays, torch.device("cpu"))]
     }
     assert accuracy["after"] > 0.8 > accuracy["before"]
     assert run.reports[-1].loss < run.reports[0].loss

@@ -17,7 +17,7 @@ from ist_fed.arrays import arrays_of
 from ist_fed.batches import batches, fetch, length
 from ist_fed.batchnorm import has_batch_norm, recalibrate
 from ist_fed.errors import AxesError, TaskError, TrainingError
-from ist_fed.evaluate import evaluate, network, served
+from ist_fed.evaluate import evaluate, network, ready
 from ist_fed.tasks.task import Batch
 from ist_fed.train import AMP, OPTIMIZERS, Amp, Training, learning_rate, train
 
@@ -365,7 +365,7 @@ class TestRecalibrate:
 
     def test_one_example_alone_is_served_as_in_a_batch(self) -> None:
         task = tiny.Tiny()
-        model = served(task, tiny.SIZES, tiny.initial(task), CPU)
+        model = ready(network(task, tiny.SIZES, tiny.initial(task), CPU), task)
         inputs, _ = task.test_data().tensors
         assert not model.training
         with torch.no_grad():
@@ -415,7 +415,7 @@ class TestRecalibrate:
 class TestServed:
     def test_is_recalibrated_and_in_evaluation_mode(self) -> None:
         task = tiny.Tiny()
-        model = served(task, tiny.SIZES, tiny.initial(task), CPU)
+        model = ready(network(task, tiny.SIZES, tiny.initial(task), CPU), task)
         by_hand = model_of(task)
         recalibrate(by_hand, task.calibration_data())
         assert tiny.same(arrays_of(model), arrays_of(by_hand))
@@ -423,21 +423,21 @@ class TestServed:
     def test_batch_norm_without_calibration_data_is_an_error(self) -> None:
         task = tiny.Tiny(calibrated=False)
         with pytest.raises(TrainingError, match=r"calibration_data\(\) gives none; return some, or use LayerNorm"):
-            served(task, tiny.SIZES, tiny.initial(task), CPU)
+            ready(network(task, tiny.SIZES, tiny.initial(task), CPU), task)
 
     def test_layer_norm_needs_none(self) -> None:
         task = tiny.Tiny(norm="layer", calibrated=False)
-        model = served(task, tiny.SIZES, tiny.initial(task), CPU)
+        model = ready(network(task, tiny.SIZES, tiny.initial(task), CPU), task)
         assert tiny.same(arrays_of(model), tiny.initial(task))
         assert not model.training
 
     def test_arrays_of_another_network_are_refused(self) -> None:
         with pytest.raises(AxesError):
-            served(tiny.Tiny(), {"hidden1": 8, "hidden2": 20}, tiny.initial(tiny.Tiny()), CPU)
+            network(tiny.Tiny(), {"hidden1": 8, "hidden2": 20}, tiny.initial(tiny.Tiny()), CPU)
 
     def test_the_processes_generator_is_left_alone(self) -> None:
         before = torch.random.get_rng_state()
-        served(tiny.Tiny(), tiny.SIZES, tiny.initial(tiny.Tiny()), CPU)
+        network(tiny.Tiny(), tiny.SIZES, tiny.initial(tiny.Tiny()), CPU)
         assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -445,7 +445,7 @@ class TestEvaluate:
     @pytest.mark.parametrize("batch_size", [1, 7, 49, 50, 1000])
     def test_does_not_depend_on_the_batch_size(self, batch_size: int) -> None:
         task = tiny.Tiny(dropout=0.5)
-        model = served(task, tiny.SIZES, tiny.initial(task), CPU)
+        model = ready(network(task, tiny.SIZES, tiny.initial(task), CPU), task)
         inputs, targets = task.test_data().tensors
         with torch.no_grad():
             outputs = model.eval()(inputs)

@@ -24,15 +24,13 @@ from ist_fed.run import Run
 def deploy(
     run: Run,
     *,
-    resume: bool = False,
     on_line: Callable[[Line], None] = lambda line: None,
     supernode: bool = False,
 ) -> None:
-    """Run a scenario with its clients as processes on this machine.
+    """Run a scenario with its clients as processes on this machine, from its newest checkpoint if there is one.
 
     Args:
         run: its folder exists; what is thrown away afterwards lies in `deployment` in it.
-        resume: the server goes on from the newest checkpoint by itself, so this changes nothing.
         on_line: called with each round's line of metrics.
         supernode: let Flower's own SuperNode run the clients, instead of the resident ones.
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ist_fed.errors import RuleError
 from ist_fed.rules.plan import Node, Plan, check_nodes, held_only
-from ist_fed.rules.shares import bounds_of, check_groups, cohorts_of, dealt
+from ist_fed.rules.shares import bounds_of, check_counts, check_groups, cohorts_of, dealt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +37,7 @@ class Balanced:
 
     def __post_init__(self) -> None:
         """Refuse what no network could be cut into."""
-        if min(self.groups, self.min_units) < 1:
-            raise RuleError(f"groups and min_units must be at least 1, but are {self.groups} and {self.min_units}")
+        check_counts(self.groups, self.min_units)
 
     def draw(self, round: int) -> int:
         """The number of the cycle that a round belongs to, from 1."""

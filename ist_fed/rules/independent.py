@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ist_fed.errors import RuleError
 from ist_fed.rules.plan import Node, Plan, check_nodes, held_only
 from ist_fed.rules.shares import bounds_of, cohorts_of
-from ist_fed.rules.widths import check_share, widths
+from ist_fed.rules.widths import check_draws, widths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +33,7 @@ class Independent:
 
     def __post_init__(self) -> None:
         """Refuse what is no share and no number of groups."""
-        check_share(self.share, self.min_units)
-        if self.groups < 0:
-            raise RuleError(f"groups must not be negative, but is {self.groups}; 0 is one for each client")
+        check_draws(self.share, self.groups, self.min_units)
 
     def __call__(self, round: int, nodes: Sequence[Node], sizes: Mapping[str, int], rng: np.random.Generator) -> Plan:
         """One draw of every axis for each cohort."""

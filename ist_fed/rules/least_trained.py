@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ist_fed.errors import RuleError
 from ist_fed.rules.plan import Node, Plan, Rule, check_nodes, held_only
 from ist_fed.rules.shares import bounds_of, cohorts_of
-from ist_fed.rules.widths import check_share, widths
+from ist_fed.rules.widths import check_draws, widths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +38,7 @@ class LeastTrained:
 
     def __post_init__(self) -> None:
         """Refuse what is no share and no number of groups."""
-        check_share(self.share, self.min_units)
-        if self.groups < 0:
-            raise RuleError(f"groups must not be negative, but is {self.groups}; 0 is one for each client")
+        check_draws(self.share, self.groups, self.min_units)
 
     def knowing(self, trained: Mapping[str, Tensor]) -> Rule:
         """The rule, given how often each unit of each axis was trained so far."""

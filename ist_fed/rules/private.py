@@ -12,7 +12,7 @@ import torch
 from ist_fed.errors import RuleError
 from ist_fed.places import Units
 from ist_fed.rules.plan import Node, Plan, check_nodes
-from ist_fed.rules.shares import check_groups, check_limits
+from ist_fed.rules.shares import check_counts, check_groups, check_limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +34,7 @@ class Private:
 
     def __post_init__(self) -> None:
         """Refuse what no network could be cut into."""
-        if min(self.groups, self.min_units) < 1:
-            raise RuleError(f"groups and min_units must be at least 1, but are {self.groups} and {self.min_units}")
+        check_counts(self.groups, self.min_units)
 
     def __call__(self, round: int, nodes: Sequence[Node], sizes: Mapping[str, int], rng: np.random.Generator) -> Plan:
         """Deal the units, and let every node draw; groups that nobody drew are left out."""

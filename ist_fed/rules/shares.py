@@ -9,6 +9,12 @@ from ist_fed.errors import RuleError
 from ist_fed.rules.plan import Node
 
 
+def check_counts(groups: int, least: int) -> None:
+    """Refuse what no network could be cut into."""
+    if min(groups, least) < 1:
+        raise RuleError(f"groups and min_units must be at least 1, but are {groups} and {least}")
+
+
 def cohorts_of(nodes: Sequence[Node], groups: int, rng: np.random.Generator) -> list[list[Node]]:
     """One cohort for each group, strongest first, their numbers of clients as even as possible.
 

@@ -18,6 +18,13 @@ def check_share(share: float, least: int) -> None:
         raise RuleError(f"min_units must be at least 1, but is {least}")
 
 
+def check_draws(share: float, groups: int, least: int) -> None:
+    """Refuse what is no share, and no number of draws."""
+    check_share(share, least)
+    if groups < 0:
+        raise RuleError(f"groups must not be negative, but is {groups}; 0 is one for each client")
+
+
 def widths(
     sizes: Mapping[str, int], shares: np.ndarray, limits: np.ndarray, least: int, nodes: Sequence[Node]
 ) -> np.ndarray:

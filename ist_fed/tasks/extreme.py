@@ -15,9 +15,14 @@ from ist_fed.models.norm import Norm
 from ist_fed.tasks import sparse
 from ist_fed.tasks.partition import check_client
 from ist_fed.tasks.repository import Points, read_points
+from ist_fed.tasks.source import Source
 from ist_fed.tasks.task import Batch, Task
 
-_SOURCE = "http://manikvarma.org/downloads/XC/XMLRepository.html"
+_SOURCE = Source(
+    title="Amazon-670K, or another data set of bags of words,",
+    folder="amazon-670k",
+    get="it from the Extreme Classification Repository (http://manikvarma.org/downloads/XC/XMLRepository.html)",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +33,7 @@ class Extreme(Task):
     is precision at 1.
 
     Args:
-        path: of the folder.
+        path: folder of the data set; by default the one in `IST_FED_DATA`.
         train: file in it to train on.
         test: file in it to test on.
         features: how many there are, as the header of the files says.
@@ -40,7 +45,7 @@ class Extreme(Task):
         norm: of the network: `batch`, `layer` or `none`.
     """
 
-    path: str = "data/amazon-670k"
+    path: str = ""
     train: str = "train.txt"
     test: str = "test.txt"
     features: int = 135_909
@@ -94,12 +99,11 @@ class Extreme(Task):
         return sparse.score(model, batch)
 
     def _file(self, name: str) -> Path:
-        path = Path(self.path, name)
+        path = _SOURCE.find(self.path) / name
         if not path.is_file():
             raise TaskError(
-                f"task 'extreme' reads '{path}', but it is not there: get a data set of bags of words from the Extreme "
-                f"Classification Repository ({_SOURCE}), such as Amazon-670K, put {self.train} and {self.test} into "
-                f"'{self.path}', or say in options.path where they are"
+                f"task 'extreme' reads '{path}', but it is not there; put {self.train} and {self.test} into that "
+                f"folder, or name them in options.train and options.test"
             )
         return path
 

@@ -118,11 +118,23 @@ def test_the_score_is_precision_at_one(tmp_path: Path) -> None:
 # --- What is refused --------------------------------------------------------------------------------------------------
 
 
-def test_without_the_data_it_says_where_to_get_and_to_put_them(tmp_path: Path) -> None:
-    for ask in (Extreme().test_data, lambda: task(tmp_path).client_data(0, 2)):
-        with pytest.raises(TaskError, match=r"is not there: get .* \(http://manikvarma.org/.* options.path") as caught:
-            ask()
-        assert str(caught.value).count("\n") == 0
+def test_without_the_data_it_says_where_to_get_and_to_put_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("IST_FED_DATA", raising=False)
+    with pytest.raises(TaskError, match=r"but neither .* get .* \(http://manikvarma.org/.* options.path") as caught:
+        Extreme().test_data()
+    assert str(caught.value).count("\n") == 0
+
+
+def test_without_a_file_it_says_which(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match=r"reads '.*train.txt', but it is not there; put train.txt and test.txt into"):
+        task(tmp_path).client_data(0, 2)
+
+
+def test_the_data_lie_where_those_of_other_tasks_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "amazon-670k").mkdir()
+    written(tmp_path / "amazon-670k" / "test.txt", GOOD)
+    monkeypatch.setenv("IST_FED_DATA", str(tmp_path))
+    assert len(Extreme(features=FEATURES, labels=LABELS).test_data()) == len(GOOD)
 
 
 @pytest.mark.parametrize(
