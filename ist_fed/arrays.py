@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from ist_fed.errors import AxesError
 
@@ -104,6 +105,7 @@ def build_undrawn(build: Build, sizes: Mapping[str, int]) -> nn.Module:
     return build(**sizes)
 
 
+_REGISTERED = ("_parameters", "_buffers", "_modules")
 _WRITES_NOTHING = ("requires_grad_", "share_memory_")
 
 
@@ -128,5 +130,6 @@ class _Undrawn(TorchFunctionMode):
 
 def _keeps_more(module: nn.Module) -> bool:
     """Whether a module keeps tensors that its state does not hold."""
-    plain = any(isinstance(value, Tensor) for value in vars(module).values())
+    own = {name: value for name, value in vars(module).items() if name not in _REGISTERED}
+    plain = any(isinstance(value, Tensor) for value in tree_leaves(own))
     return plain or bool(module._non_persistent_buffers_set)

@@ -61,7 +61,10 @@ class Rescaling:
                     self._sums[name] = blocks, owners
                 continue
             assert isinstance(layer, nn.Linear | _ConvNd)
-            dims = axes[names[id(layer.weight)]]
+            weight = names.get(id(layer.weight))  # none where it is made of others, as `weight_norm` does
+            if weight is None:
+                continue
+            dims = axes[weight]
             axis = dims_of(dims)[0 if isinstance(layer, _ConvTransposeNd) else 1].axis
             if axis is not None:
                 self._sums[name] = [axis], owners_of(dims)

@@ -49,16 +49,19 @@ class Choice:
         at_once: how many clients at once; 0 is one by one.
         factored: the linear layers whose weights are kept as factors.
         in_data: the one that is written in terms of the examples; empty if none is.
+        why: what speaks against another way; empty if only what it costs.
     """
 
     way: Way
     at_once: int = 0
     factored: frozenset[str] = frozenset()
     in_data: str = ""
+    why: str = ""
 
     def __str__(self) -> str:
         """In words."""
-        return f"{self.way}, up to {self.at_once} at once" if self.at_once else self.way
+        how = f"{self.way}, up to {self.at_once} at once" if self.at_once else self.way
+        return f"{how}: {self.why}" if self.why else how
 
 
 def pays(layer: nn.Linear, rows: int, steps: int) -> bool:
@@ -86,7 +89,16 @@ def pays_in_data(layer: nn.Linear, job: Job) -> bool:
     return job.examples <= inputs and took < (6 * seen + UPDATE * job.steps) * inputs * outputs
 
 
-def choose(model: nn.Module, task: Task, batch: Batch | None, job: Job, memory: int, only: Way | None = None) -> Choice:
+def choose(
+    model: nn.Module,
+    task: Task,
+    batch: Batch | None,
+    job: Job,
+    memory: int,
+    only: Way | None = None,
+    *,
+    factors: bool = True,
+) -> Choice:
     """The cheapest way.
 
     Args:
@@ -97,13 +109,15 @@ def choose(model: nn.Module, task: Task, batch: Batch | None, job: Job, memory: 
         memory: bytes that clients trained at once may take.
         only: the one way allowed; in `factored` whatever can be factored is, whether it pays or not. With state that
             travels nothing can: factors tell how weights moved since the round began, a momentum began before.
+        factors: whether anything may be factored.
     """
     if only == "one by one" or batch is None:
         return Choice(way="one by one")
     layers = factorable(model)
     seen = probe(model, task, batch)
     training = job.training
-    use = seen if training.optimizer == "sgd" and not training.carried and only != "stacked" else Use()
+    can = factors and training.optimizer == "sgd" and not training.carried and only != "stacked"
+    use = seen if can else Use()
     reader = use.reader if use.reader and pays_in_data(layers[use.reader], job) else ""
     chosen = frozenset(
         name for name, rows in use.rows.items() if name != reader and (only or pays(layers[name], rows, job.steps))

@@ -113,7 +113,7 @@ class Factored(OfAll):
         self.last.clear()
 
     def is_finite(self) -> Tensor:
-        """Of each client, whether its gradients are."""
+        """Of each client, whether the sums of its gradients are."""
         return self._grads.sum((1, 2)).isfinite()
 
     def forget(self, client: int) -> None:

@@ -1,5 +1,6 @@
 """The examples of many clients, once on a device, and their batches as one gather."""
 
+import random
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,12 @@ from ist_fed.batches import fetch, first_batches, length
 from ist_fed.flat import in_one_run
 from ist_fed.seeds import generator
 from ist_fed.tasks.task import Batch
+
+
+def _draws() -> tuple[object, ...]:
+    """How far the generators are that a dataset may draw from without one of its own."""
+    _, words, at, *_ = np.random.get_state()
+    return torch.get_rng_state().numpy().tobytes(), np.asarray(words).tobytes(), at, random.getstate()
 
 
 class Pool:
@@ -36,13 +43,17 @@ class Pool:
         """Take a client's examples in.
 
         Raises:
-            ValueError: they are of another shape or dtype than those of the clients before.
+            ValueError: they are of another shape or dtype than those of the clients before, or drawn anew whenever they
+                are asked for.
         """
         examples = length(data)
         if type(data) is TensorDataset:
             part = tuple(tensor.to(self._device) for tensor in data.tensors)
         elif examples:
+            before = _draws()
             part = fetch(data, np.arange(examples), self._device)
+            if _draws() != before:
+                raise ValueError("its examples are drawn at random whenever they are asked for")
         else:
             part = ()
         if examples and self._kind not in (None, kind := [(each.shape[1:], each.dtype) for each in part]):

@@ -71,7 +71,7 @@ def factorable(model: nn.Module) -> Mapping[str, nn.Linear]:
     for _, parameter in model.named_parameters(remove_duplicate=False):
         owners[id(parameter)] = owners.get(id(parameter), 0) + parameter.requires_grad
     layers = {name: module for name, module in model.named_modules() if type(module) is nn.Linear and name}
-    return {name: layer for name, layer in layers.items() if owners[id(layer.weight)] == 1}
+    return {name: layer for name, layer in layers.items() if owners.get(id(layer.weight)) == 1}
 
 
 class _Watch(TorchDispatchMode):

@@ -14,7 +14,7 @@ from ist_fed.arrays import Arrays, arrays_of
 from ist_fed.batched.descent import Descent, Optimizer
 from ist_fed.batched.factored import Factored, History
 from ist_fed.batched.indata import Examples, InData
-from ist_fed.batched.losses import CrossEntropy
+from ist_fed.batched.stead import InItsStead
 from ist_fed.optimizer_state import split_state
 from ist_fed.rescale import scale_inputs
 from ist_fed.tasks.task import Batch, Task
@@ -157,7 +157,7 @@ def _differentiate(
     """The losses of all clients, and their gradients."""
     try:
         # Attention's other ways would be called for one client after another.
-        with autocast, CrossEntropy(), sdpa_kernel(SDPBackend.MATH):
+        with autocast, InItsStead(), sdpa_kernel(SDPBackend.MATH):
             losses = call(state, batch)
         losses.sum().backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # of `vmap`, or of the task's own code for some client
@@ -176,10 +176,14 @@ def _differentiate(
 def _clip(weighed: list[Tensor], layers: list[Layer], most: float) -> None:
     """As `torch.nn.utils.clip_grad_norm_`, each client by its own norm."""
     grads = [array.grad for array in weighed if array.grad is not None]
-    squares = [grad.flatten(1).square().sum(1) for grad in grads] + [layer.square_norms() for layer in layers]
+    squares = [grad.reshape(len(grad), -1).square().sum(1) for grad in grads]
+    squares += [layer.square_norms() for layer in layers]
     factor = (most / (torch.stack(squares).sum(0).sqrt() + 1e-6)).clamp(max=1.0)
-    for grad in (*grads, *(of_rows for layer in layers for _, (of_rows,) in layer.last)):
+    for grad in grads:
         grad.mul_(factor.view(-1, *[1] * (grad.ndim - 1)))
+    for layer in layers:  # not in place: layers whose outputs are added up are given one gradient
+        ((_, of_rows),) = layer.last
+        of_rows[0] = of_rows[0] * factor[:, None, None]
 
 
 @torch.no_grad()
@@ -192,7 +196,7 @@ def _gather(state: dict[str, Tensor], layers: dict[str, Layer], losses: Tensor, 
         for client in broken:
             weights[client] = 0.0
             for array in arrays.values():
-                array[client] = 0
+                array[client] = 0 if array.is_floating_point() else array.min()  # their maximum is taken
             for layer in layers.values():
                 layer.forget(client)
         weights = weights.view(cohorts, each)
@@ -208,6 +212,12 @@ def _gather(state: dict[str, Tensor], layers: dict[str, Layer], losses: Tensor, 
     )
 
 
+def _is_finite(rows: Tensor) -> Tensor:
+    """Of each row, whether its numbers are. Where their sum is, they are; a sum of large ones may not be."""
+    found = rows.sum(1).isfinite()
+    return found if bool(found.all()) else rows.isfinite().all(1)
+
+
 def _mean(array: Tensor, share: Tensor, cohorts: int) -> Tensor:
     """Over the clients of each cohort."""
     grouped = array.view(cohorts, -1, *array.shape[1:])
@@ -215,13 +225,13 @@ def _mean(array: Tensor, share: Tensor, cohorts: int) -> Tensor:
         return grouped[:, 0]
     if not array.is_floating_point():
         return grouped.amax(1)
-    mean = torch.bmm(share.to(torch.float64).view(cohorts, 1, -1), grouped.flatten(2).double())
+    mean = torch.bmm(share.to(torch.float64).view(cohorts, 1, -1), grouped.reshape(*grouped.shape[:2], -1).double())
     return mean.view(cohorts, *array.shape[1:]).to(array.dtype)
 
 
 def _broken(arrays: Arrays, layers: Mapping[str, Layer], losses: Tensor) -> dict[int, str]:
     """Clients whose losses or weights did not stay finite, and what to say of them."""
-    sound = {name: array.reshape(len(array), -1).sum(1).isfinite() for name, array in arrays.items()}
+    sound = {name: _is_finite(array.reshape(len(array), -1)) for name, array in arrays.items()}
     sound |= {f"{name}.weight": layer.is_finite() for name, layer in layers.items()}
     whole = torch.stack([losses.isfinite().all(0), *sound.values()]).all(0)
     if bool(whole.all()):

@@ -14,7 +14,7 @@ from torch import nn
 
 from ist_fed import wire
 from ist_fed.arrays import Arrays, arrays_of, build_undrawn
-from ist_fed.batched import Choice, Job, NotTogether, Pool, Way, choose, train_together
+from ist_fed.batched import Choice, Job, NotTogether, Pool, Way, choose, differs, train_together
 from ist_fed.batched.widened import is_near, narrowed, shapes_of, stays_zero, widened
 from ist_fed.cohort import Assignment, Outcome
 from ist_fed.device import pick_device, tf32_products
@@ -27,8 +27,8 @@ from ist_fed.pki.signing import signers_of_one_run
 from ist_fed.privacy.secure import Member
 from ist_fed.run import Run
 from ist_fed.seeds import seeded
-from ist_fed.tasks import Task, load_task
-from ist_fed.train import Amp, amp_of
+from ist_fed.tasks import Batch, Task, load_task
+from ist_fed.train import Amp, Training, amp_of
 from ist_fed.worker import Worker, opened, reason_of
 
 logger = logging.getLogger("ist_fed.engine")
@@ -68,7 +68,8 @@ class LocalGrid(InProcessGrid):
         self._memory = memory or (GPU_MEMORY if device.type == "cuda" else MEMORY)
         self._pool = Pool(device)
         self._choices: dict[Job, Choice] = {}
-        self._told: set[Job] = set()
+        self._tried: dict[tuple[Choice, int, Training], str] = {}
+        self._told: set[Job | str] = set()
         self._joins: dict[tuple[Job, Job], bool] = {}
 
     def profiles(self, nodes: Sequence[int], question: wire.Question) -> Iterator[tuple[int, wire.Profile | str]]:
@@ -141,8 +142,10 @@ class LocalGrid(InProcessGrid):
         if node not in self._pool:
             try:
                 self._pool.add(node, self._client(node).data)
-            except Exception:
-                logger.debug("client %d trains alone", node, exc_info=True)
+            except Exception as error:
+                if (why := str(error)) not in self._told:
+                    self._told.add(why)
+                    logger.info("client %d trains one by one, as may others: %s", node, why)
                 return 0
         return self._pool.examples(node)
 
@@ -156,9 +159,25 @@ class LocalGrid(InProcessGrid):
     def _choice(self, job: Job, part: Part) -> Choice:
         if job not in self._choices:
             batch = self._pool.one(part[1][0], job.batch) if job.batch else None
-            self._choices[job] = choose(self._network(job), self._task, batch, job, self._memory, self._only)
+            self._choices[job] = self._agreed(job, batch)
             logger.info("subnets of %s train %s", dict(job.sizes), self._choices[job])
         return self._choices[job]
+
+    def _agreed(self, job: Job, batch: Batch | None) -> Choice:
+        """The cheapest way that does what a client does alone; each is tried once, whatever the sizes."""
+        why = ""
+        for factors in (True, False):
+            network = self._network(job)
+            choice = choose(network, self._task, batch, job, self._memory, self._only, factors=factors)
+            if not choice.at_once or batch is None:
+                break
+            tried = replace(choice, at_once=1), job.batch, job.training
+            if tried not in self._tried:
+                self._tried[tried] = differs(self._task, dict(job.sizes), batch, job.training, choice)
+            if not self._tried[tried]:
+                return replace(choice, why=why)
+            why = self._tried[tried]
+        return Choice(way="one by one", why=why)
 
     def _fall_back(self, job: Job, why: str) -> Choice:
         """One by one to the end of the round; the next begins as if nothing had been, as a resumed run would."""

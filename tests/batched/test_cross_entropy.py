@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ist_fed.batched.losses import CrossEntropy
+from ist_fed.batched.stead import InItsStead
 
 LOGITS = 3 * torch.randn(5, 7, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 TARGETS = torch.randint(4, (5, 7), generator=torch.Generator().manual_seed(1))
@@ -21,7 +21,7 @@ def losses(logits: Tensor, targets: Tensor, options: Mapping[str, Any], *, ours:
     """Of each client, and the gradient of their sum."""
     logits = logits.clone().requires_grad_()
     if ours:
-        with CrossEntropy():
+        with InItsStead():
             found = torch.vmap(lambda one, other: functional.cross_entropy(one, other, **options))(logits, targets)
     else:
         pairs = zip(logits, targets, strict=True)
@@ -43,6 +43,12 @@ def losses(logits: Tensor, targets: Tensor, options: Mapping[str, Any], *, ours:
 )
 def test_the_loss_and_its_gradient_are_torchs(options: Mapping[str, Any]) -> None:
     for ours, theirs in zip(*(losses(LOGITS, TARGETS, options, ours=ours) for ours in (True, False)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-13)
+
+
+def test_of_many_classes_too() -> None:
+    logits, targets = LOGITS.repeat(1, 1, 5) * torch.arange(1, 21), 3 * TARGETS
+    for ours, theirs in zip(*(losses(logits, targets, {}, ours=ours) for ours in (True, False)), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-13)
 
 

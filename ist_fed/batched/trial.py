@@ -1,0 +1,114 @@
+"""Whether many clients at once do what each does alone, tried on one step: the law that engines agree, as a check.
+
+What a network does besides calling its layers cannot be read from it: a penalty on all its weights, a hook, a buffer
+that is assigned anew. It would train rightly one way and wrongly another, and nothing would fail.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ist_fed.arrays import Arrays, arrays_of
+from ist_fed.batched.choose import Choice
+from ist_fed.batched.descent import Descent
+from ist_fed.batched.indata import Examples
+from ist_fed.batched.together import NotTogether, train_together
+from ist_fed.seeds import seeded
+from ist_fed.tasks.task import Batch, Task
+from ist_fed.train import Training
+
+_CLOSE = {torch.float64: 1e-4, torch.float32: 1e-2}
+"""How far apart, in parts of the largest step of any weight. In float32 a unit at the kink of its activation may go
+either way, and a task may compute in it what it is given in float64."""
+
+
+def differs(task: Task, sizes: Mapping[str, int], batch: Batch, training: Training, choice: Choice) -> str:
+    """What two clients at once make otherwise than one alone, in words; empty if nothing, or if it cannot be tried.
+
+    Args:
+        task: gives factory and loss.
+        sizes: of the network of one client.
+        batch: some examples.
+        training: whose clipping is tried. Its optimiser is torch's in any case: what is compared are gradients.
+        choice: the way.
+    """
+    plain = replace(training, optimizer="sgd", momentum=0.0, weight_decay=0.0)
+    for kind in _CLOSE:  # not every device and not every task has the first
+        given = _as(kind, batch[0]), _as(kind, batch[1])
+        with seeded(0, batch[0].device):
+            try:
+                model = task.build(**sizes).to(batch[0].device, kind).train()
+                before, alone = _alone(model, task, given, plain)
+            except Exception:  # if of neither kind, it is said when the client trains
+                continue
+            try:
+                together = _together(model, task, before, given, plain, choice)
+            except NotTogether as error:
+                return str(error)
+        return _apart(alone, together, before, _CLOSE[kind])
+    return ""
+
+
+def _alone(model: nn.Module, task: Task, batch: Batch, training: Training) -> tuple[Arrays, Arrays]:
+    """The arrays before a step of one client and after it, and its loss."""
+    with torch.no_grad():
+        for parameter in model.parameters():  # or nothing comes back through a head of zeros
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    before = _copied(model)
+    loss = task.loss(model, batch)
+    loss.backward()  # type: ignore[no-untyped-call]
+    if training.clip_norm:
+        nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
+    Descent(dict(model.named_parameters()), training, 1.0).step()
+    return before, {_LOSS: loss.detach(), **_copied(model)}
+
+
+def _copied(model: nn.Module) -> Arrays:
+    return {name: array.clone() for name, array in arrays_of(model).items()}
+
+
+_LOSS = ""  # no array has this name
+
+
+def _together(model: nn.Module, task: Task, before: Arrays, batch: Batch, training: Training, choice: Choice) -> Arrays:
+    """The mean and the loss of two clients that take the same step at once."""
+    in_data = None
+    if choice.in_data:
+        rows = batch[0].flatten(1)
+        order = torch.arange(len(rows), device=rows.device).expand(1, 2, -1)
+        in_data = choice.in_data, Examples([rows, rows], (rows @ rows.mT).flatten(), order.new_zeros(2), order)
+    trained = train_together(
+        model,
+        task,
+        {name: array[None].clone() for name, array in before.items()},
+        lambda _: (torch.stack([batch[0]] * 2), torch.stack([batch[1]] * 2)),
+        torch.ones(1, 2, dtype=torch.float64, device=batch[0].device),
+        training,
+        lr=1.0,
+        steps=1,
+        factored=choice.factored,
+        in_data=in_data,
+    )
+    return {_LOSS: trained.losses[0, 0], **trained.means[0]}
+
+
+def _as(kind: torch.dtype, part: Tensor) -> Tensor:
+    return part.to(kind) if part.is_floating_point() else part
+
+
+def _apart(alone: Arrays, together: Arrays, before: Arrays, close: float) -> str:
+    """The first thing that is not the same, by more than what is close."""
+    moved = [float((alone[name] - array).abs().amax()) for name, array in before.items() if _is_real(array)]
+    most = close * max(moved, default=0.0) + 1e-12
+    for name, array in alone.items():
+        allowed = close * float(array.abs()) if name == _LOSS else most
+        apart = (array - together[name]).abs() if _is_real(array) else array != together[name]
+        if bool((apart > allowed).any()):
+            return f"at once {repr(name) if name else 'the loss'} would come out otherwise than alone"
+    return ""
+
+
+def _is_real(array: Tensor) -> bool:
+    return array.is_floating_point() and bool(array.numel())
