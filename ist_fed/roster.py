@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Literal
@@ -54,6 +55,7 @@ class Roster:
         self._min_nodes, self._weighting, self._adapt = min_nodes, weighting, adapt
         self._sizes, self._training = dict(sizes), asdict(training)
         self._known: dict[int, Client] = {}
+        self._said = set[str]()  # warnings, each of which is worth saying once
 
     def connected(self, grid: Grid, timeout: float) -> list[Client]:
         """The clients connected now, in the order of their own numbers.
@@ -72,13 +74,11 @@ class Roster:
 
     def _among(self, nodes: list[int], grid: Grid, timeout: float) -> list[Client]:
         silent = self._ask([node for node in nodes if node not in self._known], grid, timeout)
-        clients = [self._known.get(node) or _unknown(node) for node in nodes]
+        clients = self._told_apart([self._known.get(node) or _unknown(node) for node in nodes])
         if silent:
             node, reason = next(iter(silent.items()))
             more = f" and {len(silent) - 1} more" if len(silent) > 1 else ""
             logger.warning("node %d%s did not say who it is (%s)", node, more, reason)
-        if len({client.number for client in clients}) < len(clients):
-            logger.warning("clients should have different numbers, but some share one; each still trains its own data")
         wide = [client for client in clients if client.limit >= self._min_limit]
         if clients and not wide:
             raise RoundError(
@@ -86,6 +86,32 @@ class Roster:
                 f"{len(clients)} are such; lower round.min_limit, or raise the clients' budgets"
             )
         return sorted(wide, key=lambda client: (client.number, client.node))
+
+    def _told_apart(self, clients: list[Client]) -> list[Client]:
+        """The same, no two of one number: those who say the same one go by their nodes' ids.
+
+        Nobody can tell whose it is, and what a liar does must not be put down to somebody else.
+        """
+        while len({client.number for client in clients}) < len(clients):
+            sharing = defaultdict[int, list[int]](list)
+            for client in clients:
+                sharing[client.number].append(client.node)
+            for number, nodes in sharing.items():
+                if len(nodes) > 1:
+                    self._warn(
+                        f"clients must have different numbers, but nodes {', '.join(map(str, sorted(nodes)))} all say "
+                        f"{number}; each trains its own data and goes by its node's id until they are told apart"
+                    )
+            # An id may be a number that somebody else says: then those two share it, and the next turn is theirs.
+            clients = [
+                replace(client, number=client.node) if len(sharing[client.number]) > 1 else client for client in clients
+            ]
+        return clients
+
+    def _warn(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            logger.warning("%s", text)
 
     def learn(self, times: Mapping[int, tuple[Units, float]]) -> None:
         """Let capacities follow what a round took, if that is wanted.

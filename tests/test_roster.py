@@ -7,11 +7,15 @@ from typing import Any
 import pytest
 import tiny
 from flwr.app import Message
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ist_fed import rules, wire
 from ist_fed.cost import cost
 from ist_fed.engines.inprocess import InProcessGrid
 from ist_fed.errors import RuleError
+from ist_fed.robust import Keeper, Robust
+from ist_fed.roster import Roster
 from ist_fed.round import RoundReport
 from ist_fed.worker import Worker
 
@@ -51,8 +55,46 @@ def saying(**said: Sequence[float]) -> Callable[[Worker, Message], Message]:
     return query
 
 
+def number_of(worker: Worker) -> int:
+    return wire.open_profile(worker.query(wire.profile_question(0, 60.0))).client
+
+
 def widths(plan: rules.Plan) -> list[int]:
     return [len(plan[node]["hidden2"]) for node in range(4)]
+
+
+# --- Numbers ----------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 7), min_size=1, max_size=8))
+def test_no_two_clients_of_a_round_share_a_number(said: list[int]) -> None:
+    """Whoever alone says a number keeps it, unless that is the id of a node that goes by it."""
+
+    def make(client: int) -> tiny.Client:
+        return tiny.Client(Worker(TASK, TASK.client_data(0, 1), client=said[client]))
+
+    clients = Roster(1, "uniform", SIZES, tiny.TRAINING).connected(InProcessGrid(len(said), make), 60.0)
+    assert len({client.number for client in clients}) == len(said) == len({client.node for client in clients})
+    for client in clients:
+        assert client.number in (said[client.node], client.node)
+        if said.count(said[client.node]) > 1:
+            assert client.number == client.node
+
+
+def test_what_a_liar_does_is_not_put_down_to_the_client_that_it_says_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    """It says that it is client 0, and sends an update that is refused; client 0's is merged."""
+
+    def loud(worker: Worker, message: Message) -> Message:
+        if number_of(worker) != 3:
+            return worker.train(message)
+        order = wire.open_order(message)
+        far = {name: array + 1000 for name, array in order.arrays.items()}
+        return wire.reply_message(order, far, loss=0.1, seconds=0.1, reply_to=message)
+
+    _, reports = run(rounds=2, train=loud, query=saying(client=[0, 1, 2, 0]), robust=Keeper(Robust(norm_bound=3.0)))
+    for report in reports:
+        assert (report.merged, [refused.client for refused in report.refused]) == (3, [3])
+    assert caplog.text.count("clients must have different numbers, but nodes 0, 3 all say 0") == 1
 
 
 # --- Memory -----------------------------------------------------------------------------------------------------------
@@ -83,9 +125,8 @@ SPEEDS = [1.0, 1.0, 4.0, 16.0]
 def taking(worker: Worker, message: Message) -> Message:
     """Training whose clock says what a client of its speed would take."""
     order, reply = wire.open_order(message), worker.train(message)
-    number = wire.open_profile(worker.query(wire.profile_question(0, 60.0))).client
     share = order.sizes["hidden2"] / SIZES["hidden2"]
-    reply.content["reply"]["seconds"] = (share**2 + 0.05 * share) / SPEEDS[number]
+    reply.content["reply"]["seconds"] = (share**2 + 0.05 * share) / SPEEDS[number_of(worker)]
     return reply
 
 

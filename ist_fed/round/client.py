@@ -9,7 +9,7 @@ class Client:
 
     Args:
         node: Flower's node id.
-        number: the client's own number, the same on every engine.
+        number: the client's own number, the same on every engine; no two clients of a round share one.
         capacity: how much it can hold, relative to the others.
         weight: its share in the mean of its cohort.
         limit: largest fraction of every axis that it can hold.
