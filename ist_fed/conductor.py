@@ -180,7 +180,7 @@ class Conductor:
             axes=self.travelling.axes,
             sizes=self.sizes,
             coverage=self.coverage,
-            roster=self._roster,
+            roster=self._roster.under(rule),
             grid=grid,
             network=self._network,
             config=config,
@@ -214,11 +214,11 @@ class Conductor:
         self, number: int, arrays: dict[str, Tensor], grid: Grid, timeout: float
     ) -> tuple[Round, Iterator[Assignment]]:
         """Open a round: deal the units out; a subnet is cut when it is asked for."""
-        connected = self._roster.connected(grid, timeout)
+        terms = self.course.terms(number, self._rounds)
+        connected = self._roster.under(terms.rule).connected(grid, timeout)
         here = self._network.present(number, connected) if self._network else connected
         clients = {client.node: client for client in here}
         nodes = [Node(client.node, client.capacity, client.limit) for client in clients.values()]
-        terms = self.course.terms(number, self._rounds)
         beside = self.travelling.beside(arrays, terms.training)
         this = Round(number, tuple(clients.values()), beside, self.travelling.axes, self.coverage)
         with this.timed("assign"):

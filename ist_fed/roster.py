@@ -18,6 +18,7 @@ from ist_fed.exchange import exchange
 from ist_fed.liveness import present
 from ist_fed.places import Units
 from ist_fed.round import Client
+from ist_fed.rules import Node, Rule, why_too_little
 from ist_fed.train import Training
 
 logger = logging.getLogger("ist_fed")
@@ -56,6 +57,14 @@ class Roster:
         self._sizes, self._training = dict(sizes), asdict(training)
         self._known: dict[int, Client] = {}
         self._said = set[str]()  # warnings, each of which is worth saying once
+        self._rule: Rule | None = None
+        self._enough, self._short = 1.0, dict[int, str]()  # the least limit that is enough; node → why its is not
+
+    def under(self, rule: Rule) -> "Roster":
+        """The same, from now on leaving out clients that can hold no subnet of this rule: one must not end the run."""
+        if rule is not self._rule:
+            self._rule, self._enough, self._short = rule, 1.0, {}
+        return self
 
     def connected(self, grid: Grid, timeout: float) -> list[Client]:
         """The clients connected now, in the order of their own numbers.
@@ -64,7 +73,7 @@ class Roster:
         next round; one that answers with an error (a ClientApp without a query function) stays one.
 
         Raises:
-            RoundError: fewer than `min_nodes` are connected after `timeout` seconds.
+            RoundError: fewer than `min_nodes` are connected after `timeout` seconds, or none of them can hold a subnet.
         """
         return self._among(self._wait(grid, timeout), grid, timeout)
 
@@ -85,7 +94,26 @@ class Roster:
                 f"clients that can hold less than {self._min_limit:.0%} of each axis are left out, and all "
                 f"{len(clients)} are such; lower round.min_limit, or raise the clients' budgets"
             )
-        return sorted(wide, key=lambda client: (client.number, client.node))
+        able = [client for client in wide if self._is_able(client)]
+        if wide and not able:
+            raise RoundError(
+                f"clients that can hold no subnet are left out, and all {len(wide)} are such: "
+                f"{self._short[wide[0].node]}"
+            )
+        return sorted(able, key=lambda client: (client.number, client.node))
+
+    def _is_able(self, client: Client) -> bool:
+        """Whether a client can hold a subnet of the rule, which is asked about those only of whom it is not clear."""
+        if self._rule is None or client.limit >= self._enough:
+            return True
+        if client.node not in self._short:
+            node = Node(client.node, client.capacity, client.limit)
+            if not (why := why_too_little(self._rule, node, self._sizes)):
+                self._enough = client.limit
+                return True
+            self._short[client.node] = why
+            self._warn(f"client {client.number} is left out: {why}")
+        return False
 
     def _told_apart(self, clients: list[Client]) -> list[Client]:
         """The same, no two of one number: those who say the same one go by their nodes' ids.

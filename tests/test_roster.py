@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ist_fed import rules, wire
 from ist_fed.cost import cost
 from ist_fed.engines.inprocess import InProcessGrid
-from ist_fed.errors import RuleError
+from ist_fed.errors import RoundError, RuleError
 from ist_fed.robust import Keeper, Robust
 from ist_fed.roster import Roster
 from ist_fed.round import RoundReport
@@ -27,6 +27,7 @@ TASK = tiny.Tiny()
 def run(
     workers: Mapping[int, dict[str, Any]] | None = None,
     rounds: int = 1,
+    rule: rules.Rule = RULE,
     train: Callable[[Worker, Message], Message] = Worker.train,
     query: Callable[[Worker, Message], Message] = Worker.query,
     **options: Any,
@@ -37,10 +38,11 @@ def run(
         worker = Worker(TASK, TASK.client_data(client, 4), client=client, **(workers or {}).get(client, {}))
         return tiny.Client(worker, train, query)
 
-    spy, reports = tiny.Spy(RULE), []
-    strategy = tiny.strategy(TASK, spy, sizes=SIZES, local_steps=1, on_round=reports.append, **options)
+    spy, reports = tiny.Spy(rule), []
+    of = rule if isinstance(rule, rules.Lease) else spy  # a strategy lends under the rule itself
+    strategy = tiny.strategy(TASK, of, sizes=SIZES, local_steps=1, on_round=reports.append, **options)
     strategy.start(InProcessGrid(4, make), wire.to_record(tiny.initial(TASK, SIZES)), rounds)
-    return spy.plans, reports
+    return [plan for plan in spy.plans if len(plan) > 1], reports  # of one node is what each can hold, before a round
 
 
 def saying(**said: Sequence[float]) -> Callable[[Worker, Message], Message]:
@@ -115,6 +117,48 @@ def test_who_has_little_memory_holds_what_fits_and_the_others_the_rest(caplog: p
 def test_clients_that_cannot_hold_the_network_together_end_the_run_with_what_would_do() -> None:
     with pytest.raises(RuleError, match=r"together hold all 240 units of axis 'hidden1', .* holds 120, 120 too few"):
         run(query=saying(limit=[0.125] * 4))
+
+
+@pytest.mark.parametrize("limit", [0.0, 1e-300, 0.03])
+def test_one_client_that_can_hold_no_subnet_does_not_end_the_run(
+    limit: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is left out, and named once; the others train as if it were not there."""
+    for rule in (
+        rules.Disjoint(groups=3, min_units=8),
+        rules.Balanced(groups=3, min_units=8),
+        rules.Overlapping(groups=3, holders=2, min_units=8),
+        rules.Independent(min_units=8),
+        rules.Nested(min_units=8),
+        rules.Fjord(min_units=8),
+        rules.Rolling(min_units=8),
+        rules.LeastTrained(min_units=8),
+        rules.Private(groups=3, min_units=8),
+        rules.Lease(groups=3, min_units=8),
+    ):
+        caplog.clear()
+        _, reports = run(rounds=2, rule=rule, query=saying(limit=[1.0, limit, 1.0, 1.0]))
+        for report in reports:
+            assert (set(report.clients), report.merged, report.refused) == ({0, 2, 3}, 3, ())
+        assert caplog.text.count("client 1 is left out: every client must be able to hold") == 1
+
+
+def test_a_client_that_can_hold_no_block_is_left_out() -> None:
+    rule, sizes = rules.Blocks(groups=2), {"wide": 4, "block1": 1, "block2": 1}
+    assert "must be able to hold min_depth=1" in rules.why_too_little(rule, rules.Node(1, limit=0.4), sizes)
+    assert not rules.why_too_little(rule, rules.Node(1, limit=0.5), sizes)
+
+
+def test_nobody_is_left_out_for_what_is_wrong_with_the_rule() -> None:
+    wrong = rules.Disjoint(groups=400, min_units=8)
+    assert not rules.why_too_little(wrong, rules.Node(1, limit=0.0), SIZES)
+    with pytest.raises(RuleError, match="use at most 30 groups"):
+        run(rule=wrong, query=saying(limit=[0.5] * 4))
+
+
+def test_clients_none_of_which_can_hold_a_subnet_end_the_run() -> None:
+    with pytest.raises(RoundError, match="all 4 are such: every client must be able to hold min_units=8"):
+        run(query=saying(limit=[0.0] * 4))
 
 
 # --- Time -------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from ist_fed.rules.lease import Grant, Lease, Leases
 from ist_fed.rules.least_trained import LeastTrained
 from ist_fed.rules.nested import Nested
 from ist_fed.rules.overlapping import Overlapping
-from ist_fed.rules.plan import Node, Plan, Rule, plan_round
+from ist_fed.rules.plan import Node, Plan, Rule, plan_round, why_too_little
 from ist_fed.rules.private import Private
 from ist_fed.rules.rolling import Rolling
 
@@ -52,4 +52,5 @@ __all__ = [
     "Rolling",
     "Rule",
     "plan_round",
+    "why_too_little",
 ]

@@ -129,6 +129,23 @@ def plan_round(
     return rule(round, nodes, sizes, generator(seed, draw, "assign"))
 
 
+def why_too_little(rule: Rule, node: Node, sizes: Mapping[str, int]) -> str:
+    """Why a node can hold no subnet that a rule might deal it; empty if it can, or if its limit is not what is wrong.
+
+    The rule is asked for a plan with this node alone, so what it needs is written down in one place, the rule itself.
+    """
+    why = _no_plan(rule, node, sizes)
+    return why if why and not _no_plan(rule, replace(node, limit=1.0), sizes) else ""
+
+
+def _no_plan(rule: Rule, node: Node, sizes: Mapping[str, int]) -> str:
+    try:
+        rule(1, [node], sizes, generator(0, "alone"))
+    except RuleError as error:
+        return str(error)
+    return ""
+
+
 def check_nodes(nodes: Sequence[Node]) -> None:
     """Refuse what no rule can plan for.
 
