@@ -83,6 +83,7 @@ class Conductor:
             privacy=privacy is not None,
             secure=secure is not None,
             robust=robust is not None,
+            outvotes=robust is not None and robust.outvotes,
             own_server=own,
             network=network is not None,
             in_place=in_place,

@@ -15,6 +15,9 @@ SLOTS: dict[str, tuple[str, ...]] = {
 }
 """Optimiser → torch's names of what it keeps: arrays of the parameter's shape, and `step`, a number."""
 
+MOST_STEPS = 1 << 24
+"""So many steps torch can count, for it counts them in float32."""
+
 
 def trainable(model: nn.Module) -> dict[str, Tensor]:
     """The parameters that an optimiser changes; a tied weight once."""
@@ -39,6 +42,20 @@ def split_state(arrays: Arrays, slots: tuple[str, ...]) -> tuple[Arrays, dict[st
     beside = {name for name in arrays if name.partition("/")[0] in slots}
     own = {name: array for name, array in arrays.items() if name not in beside}
     return own, {name: array for name, array in arrays.items() if name in beside}
+
+
+def why_unsound(arrays: Arrays) -> str:
+    """Why the state among some arrays cannot be what an optimiser keeps; empty if it can.
+
+    One squared gradient below zero would make everybody's next step something that is no number.
+    """
+    for key, array in arrays.items():
+        slot = key.partition("/")[0]
+        if slot == "exp_avg_sq" and bool((array < 0).any()):
+            return f"a mean of squares must not be negative, but '{key}' holds {float(array.min()):.4g}"
+        if slot == "step" and not 0 <= int(array) <= MOST_STEPS:
+            return f"a number of steps must be from 0 to {MOST_STEPS}, but '{key}' is {int(array)}"
+    return ""
 
 
 def load_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], state: Arrays) -> None:

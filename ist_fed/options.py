@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ist_fed.errors import RuleError
+from ist_fed.errors import RuleError, ScenarioError
 from ist_fed.phases import Course, Phase
 from ist_fed.rules import Lease
 
@@ -13,6 +13,7 @@ def check_together(
     privacy: bool,
     secure: bool,
     robust: bool,
+    outvotes: bool,
     own_server: bool,
     network: bool,
     in_place: bool,
@@ -24,14 +25,16 @@ def check_together(
         course: of the run.
         privacy: whether it is private, in central mode.
         secure: whether rounds are secure.
-        robust: whether another merge than the mean is asked for.
+        robust: whether what clients send is looked at.
+        outvotes: whether the centre of a cohort takes the place of its mean, for every number of it.
         own_server: whether the server has an optimiser.
         network: whether a network is simulated.
         in_place: whether rounds merge in place.
         plain_roster: whether all clients weigh the same, and shares do not follow the time they take.
 
     Raises:
-        ValueError: two of them do not go together; the message says why.
+        ValueError: two of them do not go together; the message says why. A `ScenarioError`, which is one, where no
+            scenario that was read can have said so before.
     """
     if secure and not plain_roster:
         raise ValueError("secure rounds need weighting 'uniform', and no adapt: the server sees nothing else")
@@ -41,6 +44,11 @@ def check_together(
         raise ValueError("a private run sums updates so that nobody's shows: none can be outvoted or refused")
     if (privacy or secure) and any(own.carried for own in course.trainings):
         raise ValueError("state of optimisers has no noise, so none leaves a private run; let it start fresh")
+    if robust and not outvotes and any(own.carried for own in course.trainings):
+        raise ScenarioError(
+            "robust.norm_bound and loss_margin look at parameters and not at optimisers' state, with which one client "
+            "could spoil what all others train; set training.state to 'fresh', or robust.merge to 'median' or 'trimmed'"
+        )
     if privacy and network:
         raise ValueError("how long a simulated round lasts tells who was drawn; leave network out of a private run")
 

@@ -15,8 +15,11 @@ from flwr.app import Message
 from torch import Tensor
 
 from ist_fed import rules, wire
-from ist_fed.errors import WireError
+from ist_fed.errors import ScenarioError, WireError
+from ist_fed.robust import Keeper, Robust
+from ist_fed.robust.settings import Centre
 from ist_fed.subnet import extract
+from ist_fed.train import Training
 from ist_fed.wire import PIECE
 from ist_fed.worker import Worker
 
@@ -60,6 +63,63 @@ def test_an_update_of_zero_is_accepted() -> None:
     assert (run.reports[-1].merged, run.reports[-1].refused) == (4, ())
     before = extract(run.before, run.strategy.axes, run.plans[-1][2])
     assert tiny.same(own_blocks(run, 2), {name: before[name] for name in own_blocks(run, 2)})
+
+
+TRAVELS = Training(optimizer="adam", lr=0.01, batch_size=8, state="travels")
+
+
+@pytest.mark.parametrize("rule", [QUARTERS, rules.Full(), rules.Lease(groups=4, free=0.0, min_units=2)])
+@pytest.mark.parametrize("told", [("exp_avg_sq", -1e30), ("step", (1 << 63) - 1)])
+def test_state_that_no_optimiser_could_keep_spoils_nobodys_training(rule: rules.Rule, told: tuple[str, float]) -> None:
+    """One client sends honest weights and such a state, in every round or lease; all others train on."""
+    slot, value = told
+
+    def poison(worker: Worker, message: Message) -> Message:
+        order = wire.open_order(message)
+        arrays = {
+            name: torch.full_like(array, value) if name.startswith(f"{slot}/") else array
+            for name, array in order.arrays.items()
+        }
+        return wire.reply_message(order, arrays, loss=0.1, seconds=0.1, reply_to=message)
+
+    run = tiny.federate(tiny.Tiny(), rule, 4, rounds=4, training=TRAVELS, instead={2: poison})
+    for report in run.reports:
+        assert {refused.client for refused in report.refused} == {2}
+        assert "what an optimiser could keep" in report.refused[0].reason
+        assert report.merged == 3
+
+
+@pytest.mark.parametrize("settings", [Robust(norm_bound=3.0), Robust(loss_margin=0.1)])
+def test_a_look_at_parameters_alone_is_no_guard_where_state_travels(settings: Robust) -> None:
+    """A client may send honest weights and a state that throws everyone's next step far off."""
+    with pytest.raises(ScenarioError, match="to 'fresh', or robust"):
+        tiny.strategy(tiny.Tiny(), QUARTERS, training=TRAVELS, robust=Keeper(settings, lambda arrays: 0.0))
+
+
+@pytest.mark.parametrize("kind", ["median", "trimmed"])
+def test_a_state_is_outvoted_as_the_weights_are(kind: Centre) -> None:
+    """Moments of which each could be kept, but after which everyone's next step would be far too long."""
+
+    def frozen(worker: Worker, message: Message) -> Message:
+        order = wire.open_order(message)
+        far = {"exp_avg": 1e9, "exp_avg_sq": 0.0, "step": 1 << 24}
+        arrays = {
+            name: torch.full_like(array, far[slot]) if (slot := name.partition("/")[0]) in far else array
+            for name, array in order.arrays.items()
+        }
+        return wire.reply_message(order, arrays, loss=0.1, seconds=0.1, reply_to=message)
+
+    def accuracy(**how: object) -> float:
+        run = tiny.federate(tiny.Tiny(norm="none"), rules.Full(), 5, rounds=6, training=TRAVELS, **how)
+        assert all(report.merged == 5 for report in run.reports)
+        model = tiny.Tiny(norm="none").build(**tiny.SIZES)
+        model.load_state_dict(run.after)
+        return float((model(data.tensors[0]).argmax(dim=1) == data.tensors[1]).float().mean())
+
+    data = tiny.Tiny().test_data()
+    honest = accuracy()
+    assert accuracy(instead={2: frozen}, robust=Keeper(Robust(merge=kind))) > honest - 0.1 > 0.6
+    assert accuracy(instead={2: frozen}) < 0.6
 
 
 class Bomb:

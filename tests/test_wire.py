@@ -300,6 +300,37 @@ def over_the_wire(message: Message) -> Message:
     return message_from_proto(type(proto).FromString(proto.SerializeToString()))
 
 
+KEPT = {"weight": torch.ones(2, 3), "exp_avg_sq/weight": torch.full((2, 3), 0.5), "step/weight": torch.tensor(4)}
+
+
+class TestState:
+    """What an optimiser keeps comes back as one could have kept it."""
+
+    def back(self, **changed: Tensor) -> wire.Reply:
+        label = wire.pack(KEPT).label()
+        made = reply({**KEPT, **{key.replace("__", "/"): array for key, array in changed.items()}}, digest=label.digest)
+        return opened(made, label=label)
+
+    @pytest.mark.parametrize("value", [-1e30, -1e-30])
+    def test_a_mean_of_squares_below_zero_is_refused(self, value: float) -> None:
+        wrong = KEPT["exp_avg_sq/weight"].clone()
+        wrong[1, 2] = value
+        with pytest.raises(WireError, match="must not be negative, but 'exp_avg_sq/weight' holds -1e"):
+            self.back(exp_avg_sq__weight=wrong)
+
+    @pytest.mark.parametrize("steps", [-1, (1 << 24) + 1, (1 << 63) - 1, -(1 << 63)])
+    def test_a_number_of_steps_that_nobody_counts_is_refused(self, steps: int) -> None:
+        with pytest.raises(WireError, match=f"must be from 0 to 16777216, but 'step/weight' is {steps}"):
+            self.back(step__weight=torch.tensor(steps))
+
+    @pytest.mark.parametrize("steps", [0, 4, 1 << 24])
+    def test_what_could_have_been_kept_is_taken(self, steps: int) -> None:
+        squares = torch.tensor([[0.0, -0.0, 1e-45], [1e30, 1.0, 0.0]])
+        came = self.back(exp_avg_sq__weight=squares, step__weight=torch.tensor(steps)).arrays
+        assert int(came["step/weight"]) == steps
+        assert torch.equal(came["exp_avg_sq/weight"], squares)
+
+
 class TestOrders:
     def test_round_trip_through_flowers_own_bytes(self) -> None:
         message = over_the_wire(order_message())

@@ -39,6 +39,11 @@ class Keeper:
         self._settings, self._loss, self._said = settings, loss, False
         self._medians: deque[float] = deque(maxlen=_ROUNDS)
 
+    @property
+    def outvotes(self) -> bool:
+        """Whether every number that a cohort sends is outvoted, and not only its parameters looked at."""
+        return self._settings.merge != "mean"
+
     def merge(self, arrays: Mapping[str, Tensor], axes: Axes, plan: Plan, trained: Collection[str]) -> RobustMerge:
         """What takes a round's subnets."""
         cohorts = {id(units): len(cohort) for units, cohort in zip(plan.subnets, plan.cohorts, strict=True)}

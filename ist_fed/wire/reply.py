@@ -11,6 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from ist_fed.arrays import Arrays
 from ist_fed.errors import WireError
 from ist_fed.flat import Flat
+from ist_fed.optimizer_state import why_unsound
 from ist_fed.wire.excerpt import excerpt
 from ist_fed.wire.order import Order
 from ist_fed.wire.parcel import Label, pack, take_pieces, unpack_checked
@@ -75,6 +76,8 @@ def open_reply(message: Message, *, round: int, nonce: str, label: Label) -> Rep
     if any(isinstance(record, ArrayRecord) for record in content.values()):
         raise WireError("a reply must hold the subnet and no other arrays, but holds more")
     arrays = unpack_checked(label.layout, take_pieces(content, REPLY))
+    if unsound := why_unsound(arrays):
+        raise WireError(f"a reply must hold what an optimiser could keep: {unsound}")
     loss, seconds = _number(echo.get("loss")), _number(echo.get("seconds"))
     seconds = seconds if seconds >= 0 else nan
     return Reply(arrays=arrays, size=label.size, loss=loss, seconds=seconds, epsilon=_number(echo.get("epsilon")))
