@@ -8,12 +8,12 @@ that of float32 for all that matters.
 """
 
 from dataclasses import dataclass
-from math import ceil, floor, frexp, ldexp, sqrt
+from math import frexp, ldexp, sqrt
 
 import numpy as np
 
 from ist_fed.errors import SecureError
-from ist_fed.privacy.secure.limits import threshold_of
+from ist_fed.privacy.secure.limits import bound_of, threshold_of
 from ist_fed.privacy.secure.skellam import LEAST_VARIANCE, TAIL
 
 _ROOM = 1 << 29
@@ -49,13 +49,19 @@ class Grid:
             int64; its norm is at most `clip / step`.
 
         Raises:
-            SecureError: a number in it is not finite.
+            SecureError: a number in it is not finite, it is of another length, or the grid is too coarse for it.
         """
+        longest = self.clip - self.step * sqrt(self.length) / 2
+        if not longest > 0:
+            raise SecureError(
+                f"on a grid an update is shorter than {self.clip:g}, but rounding alone may lengthen it so"
+            )
+        if update.shape != (self.length,):
+            raise SecureError(f"an update has {self.length} numbers, as announced, but this one has {update.size}")
         update = update.astype(np.float64)
         norm = float(np.linalg.norm(update))
         if not norm < float("inf"):
             raise SecureError("an update is finite, but this one is not; lower the learning rate")
-        longest = self.clip - self.step * sqrt(self.length) / 2
         scale = min(1.0, longest / norm) if norm else 1.0
         update *= scale / self.step
         whole: np.ndarray = np.rint(update, out=update).astype(np.int64)
@@ -91,5 +97,5 @@ def fit_grid(*, clip: float, noise: float, length: int, members: int, threshold:
             f"an update of {length} numbers from {members} members does not fit in 32 bits with noise {noise}: split "
             f"the cohort, or choose noise between 0.001 and 10"
         )
-    bound = floor(clip / step) + ceil(TAIL * sqrt(variance))
+    bound = bound_of(clip=clip, grid=step, variance=variance)
     return Grid(step=step, clip=clip, length=length, variance=variance, bound=bound)

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from ist_fed.errors import Disagreement, DoubleRequest, ForgedIdentity, OtherModel, PkiError, SecureError, SmallCohort
 from ist_fed.pki.certificates import now
-from ist_fed.privacy.secure import Aggregator, Member
+from ist_fed.privacy.secure import Aggregator, Member, fit_grid
 from ist_fed.privacy.secure import messages as say
 from ist_fed.privacy.secure.limits import threshold_of
 from ist_fed.privacy.secure.peers import place
@@ -56,6 +56,34 @@ def test_a_small_cohort_is_refused_whatever_the_server_says() -> None:
 def test_a_threshold_that_two_sets_of_survivors_could_reach_is_refused() -> None:
     with pytest.raises(SmallCohort, match="at least 7"):
         Member(signer("m0")).advertise(say.Call(terms=terms(10, threshold=6)))
+
+
+FITTING = fit_grid(clip=1.0, noise=4.0, length=7, members=5)
+NOISY = {"grid": FITTING.step, "clip": FITTING.clip, "variance": FITTING.variance, "bound": FITTING.bound}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"grid": 1.0, "clip": 1e-6, "bound": 1 << 20},  # every update is lengthened, and counts as one of 1e-6 steps
+        {"clip": 2.6 * FITTING.step},  # a little below √7
+        {"bound": FITTING.bound - 1},  # who breaks off has an update that is as long as can be
+        {"variance": 1023.9},  # noise of which nobody knows how exactly it is drawn
+        {"variance": 2.0**56},
+        {"variance": -1.0},
+        {"grid": 0.0},
+        {"grid": 2.0**-300, "clip": 2.0**-280},  # of a long update nobody sees that it is one
+        {"grid": 2.0**-200, "clip": 1e300},
+        {"clip": -1.0},
+        {"clip": float("nan")},
+        {"length": 0},
+        {"bound": 1 << 29},
+    ],
+)
+def test_terms_by_which_an_update_says_more_than_is_counted_are_refused(changed: dict[str, float]) -> None:
+    Member(signer("m0")).advertise(say.Call(terms=terms(5, **NOISY)))
+    with pytest.raises(SecureError, match="terms of this round are not so"):
+        Member(signer("m0")).advertise(say.Call(terms=terms(5, **{**NOISY, **changed})))
 
 
 @pytest.mark.parametrize("step", ["roster", "boxes", "survivors"])
@@ -207,7 +235,7 @@ def test_another_model_than_announced_is_not_trained(other: str) -> None:
 
 def test_members_told_of_different_models_make_noise_and_no_sum() -> None:
     """Model inconsistency (Pasquini et al.): the server announces another model to one member from the start."""
-    true = terms(5, 200, bound=1000)
+    true = terms(5, 200, grid=2.0**-9, bound=1000)
     false = replace(true, model=say.digest("crafted"))
     honest = Cohort(true)
     victim = honest.members["m0"]
@@ -357,7 +385,7 @@ def test_a_member_that_was_started_anew_says_what_is_needed() -> None:
 
 
 def test_an_update_beyond_the_bound_is_not_masked() -> None:
-    cohort = Cohort(terms(5, bound=100))
+    cohort = Cohort(terms(5, grid=2.0**-6, bound=100))
     boxes = cohort.until(2)
     member = cohort.members["m0"]
     member.receive(boxes["m0"], model=MODEL, order=ORDER)
@@ -368,7 +396,7 @@ def test_an_update_beyond_the_bound_is_not_masked() -> None:
 
 @pytest.mark.parametrize("which", ["seeds", "keys"])
 def test_shares_of_something_else_are_noticed(which: str) -> None:
-    cohort = Cohort(terms(6, 50, bound=1000))
+    cohort = Cohort(terms(6, 50, grid=2.0**-9, bound=1000))
     boxes = cohort.until(2)
     survivors = cohort.upload(boxes, zeros(cohort), lost={"m5"})
     votes = cohort.agree(survivors, lost={"m5"})
@@ -383,7 +411,7 @@ def test_shares_of_something_else_are_noticed(which: str) -> None:
 
 
 def test_masks_that_do_not_cancel_are_noticed() -> None:
-    cohort = Cohort(terms(5, 200, bound=1000))
+    cohort = Cohort(terms(5, 200, grid=2.0**-9, bound=1000))
     boxes = cohort.until(2)
     for name, member in cohort.members.items():
         member.receive(boxes[name], model=MODEL, order=ORDER)
