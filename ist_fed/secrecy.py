@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from flwr.app import Message
 from torch import nn
 
@@ -40,8 +41,8 @@ class Secrecy:
         """Take one step; whatever goes wrong ends the round for this client.
 
         Raises:
-            SecureError: something does not fit, or training failed; what went wrong in it is said here only, for it
-                may tell of the data. All secrets of the round are erased.
+            SecureError: something does not fit, or this client's disk or lists cannot be used; of that it says no more.
+                All secrets of the round are erased.
             WireError: a message cannot be read; the same.
         """
         try:
@@ -50,8 +51,8 @@ class Secrecy:
             self._member.forget()
             if isinstance(error, (SecureError, WireError)) or not isinstance(error, Exception):
                 raise
-            logger.error("round %s: this client could not train", message.metadata.group_id, exc_info=error)
-            raise SecureError("it could not train; its own log says why") from None
+            logger.error("round %s: this client broke off", message.metadata.group_id, exc_info=error)
+            raise SecureError("it broke off; its own log says why") from None
 
     def _body(self, step: wire.Step, message: Message) -> bytes:
         member, body = self._member, step.body
@@ -71,10 +72,28 @@ class Secrecy:
         model = model_hash(wire.layout_of_flat(order.arrays), order.digest)
         terms = self._member.receive(boxes, model=model, order=order_hash(ordered(order)))
         grid = Grid(step=terms.grid, clip=terms.clip, length=terms.length, variance=terms.variance, bound=terms.bound)
-        before = order.arrays
-        trained = self._trained(order)
-        names = trained_names(trained, before)
-        values = grid.quantise(as_vector(arrays_of(trained), names) - as_vector(before, names))
+        values = self._quantised(order, grid)
         if grid.variance:
             values += draw(grid.variance, values.size)
+        np.clip(values, -grid.bound, grid.bound, out=values)  # noise is beyond it with a chance below 1e-27
         return self._member.mask(values)
+
+    def _quantised(self, order: wire.Order, grid: Grid) -> np.ndarray:
+        """A client's update on the grid; zero if it could not train.
+
+        That must not show. A server that crafts a subnet on which the loss is finite for some data only would else
+        learn of each member by name whether it has such data, past the noise.
+
+        Raises:
+            WireError: the subnet or the order cannot be trained by anyone here, whatever the data.
+        """
+        before = order.arrays
+        try:
+            trained = self._trained(order)
+            names = trained_names(trained, before)
+            return grid.quantise(as_vector(arrays_of(trained), names) - as_vector(before, names))
+        except WireError:
+            raise
+        except Exception as error:
+            logger.error("round %d: this client could not train, and adds zero", order.round, exc_info=error)
+            return np.zeros(grid.length, np.int64)

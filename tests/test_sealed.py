@@ -1,8 +1,9 @@
 """Secure rounds in a whole run: the same network as without, whoever drops out, and nothing in the clear."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from flwr.app import ConfigRecord, Message
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from ist_fed import rules, wire
 from ist_fed.engines.inprocess import Handler, InProcessGrid
@@ -60,11 +62,9 @@ def run(made: InProcessGrid, *, secure: Secure | None = SECURE, rounds: int = RO
     return tiny.Run(strategy, spy.plans, reports, before)
 
 
-def plain(lost: Iterable[int] = (), rounds: int = ROUNDS) -> tiny.Run:
-    """The same without secrecy; the lost do not answer."""
-    return tiny.federate(
-        tiny.Tiny(), COHORTS, CLIENTS, rounds=rounds, weighting="uniform", instead=dict.fromkeys(lost, raising)
-    )
+def plain(instead: Mapping[int, Meddler] = MappingProxyType({}), rounds: int = ROUNDS) -> tiny.Run:
+    """The same without secrecy."""
+    return tiny.federate(tiny.Tiny(), COHORTS, CLIENTS, rounds=rounds, weighting="uniform", instead=dict(instead))
 
 
 def raising(worker: Worker, message: Message) -> Message:
@@ -110,7 +110,7 @@ def test_buffers_stay_where_they_are() -> None:
 @pytest.mark.parametrize("step", ["advertise", "share", "upload"])
 def test_a_client_that_dies_before_its_update_came_is_left_out(step: str) -> None:
     secret = run(grid({3: gone_at(step)}), rounds=1)
-    assert furthest(secret, plain(lost=[3], rounds=1)) < 1e-6
+    assert furthest(secret, plain({3: raising}, rounds=1)) < 1e-6
     (refused,) = secret.reports[0].refused
     assert refused.client == 3
     assert "gone" in refused.reason
@@ -211,19 +211,67 @@ def test_a_client_without_one_says_what_it_lacks() -> None:
         run(InProcessGrid(CLIENTS, tiny.handlers(tiny.Tiny(), CLIENTS)))
 
 
-def test_what_went_wrong_in_training_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
-    """It may tell of the data; the client's own log has it."""
+def poisoned(worker: Worker, *_: object, **__: object) -> None:
+    worker.data.tensors[0][:, 0] = torch.nan
 
-    def poisoned(worker: Worker, message: Message) -> Message:
-        worker.data.tensors[0][:, 0] = torch.nan
+
+def without_data(worker: Worker, *_: object, **__: object) -> None:
+    worker.data = TensorDataset(*(tensor[:0] for tensor in worker.data.tensors))
+
+
+def broken(worker: Worker, *_: object, **__: object) -> None:
+    raise RuntimeError("of the device")
+
+
+def endless(worker: Worker, model: nn.Module, *_: object, **__: object) -> None:
+    with torch.no_grad():
+        next(model.parameters()).fill_(torch.inf)
+
+
+@pytest.mark.parametrize("harm", [poisoned, without_data, broken, endless])
+def test_that_a_client_cannot_train_is_told_to_nobody(
+    harm: Callable[..., None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For it tells of the data: what it sends is what others send, and an update of zero."""
+    steps = Worker.local_steps
+
+    def harmed(worker: Worker, message: Message) -> Message:
+        def local_steps(model: nn.Module, *args: Any, **how: Any) -> tuple[float, float]:
+            harm(worker, model)
+            return (0.0, 0.0) if harm is endless else steps(worker, model, *args, **how)
+
+        monkeypatch.setattr(worker, "local_steps", local_steps)
         return worker.train(message)
 
-    secret = run(grid({3: poisoned}), rounds=1)
+    def idle(worker: Worker, message: Message) -> Message:
+        order = wire.open_order(message)
+        return wire.reply_message(order, order.arrays, loss=0.0, seconds=0.0, reply_to=message)
+
+    listening = Listening(grid({3: harmed}))
+    secret = run(listening, rounds=1)
+    (report,) = secret.reports
+    assert (report.merged, report.refused) == (CLIENTS, ())
+    assert furthest(secret, plain({3: idle}, rounds=1)) < 1e-6
+    said: dict[int, list[tuple[int, list[str]]]] = {}
+    for answer in listening.answers:
+        said.setdefault(answer.metadata.src_node_id, []).append((payload(answer), sorted(answer.content)))
+    cohort = next(nodes for nodes in secret.plans[0].cohorts if 3 in nodes)
+    assert all(said[node][-3:] == said[3][-3:] for node in cohort)  # before, certificates differ in length
+    assert "could not train, and adds zero" in caplog.text
+
+
+def test_a_client_of_another_task_says_so() -> None:
+    """Whatever its data are; nobody else could be trained there either."""
+    other = tiny.Tiny(norm="layer")
+
+    def train(worker: Worker, message: Message) -> Message:
+        worker._task = other
+        return worker.train(message)
+
+    secret = run(grid({3: train}), rounds=1)
     (refused,) = secret.reports[0].refused
     assert refused.client == 3
-    assert refused.reason.endswith("it could not train; its own log says why")
-    assert "the loss must stay finite" in caplog.text
-    assert secret.reports[0].merged == CLIENTS - 1
+    assert "the network that this client builds" in refused.reason
 
 
 def test_members_of_another_authority_are_found_out() -> None:

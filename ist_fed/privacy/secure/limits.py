@@ -14,7 +14,7 @@ FLOOR = 3
 """Fewest that anybody may say: of two, each knows the other's update from the sum and its own."""
 
 LEAST_GRID = 2.0**-256
-"""The finest grid. On one much finer, an update of many steps has squares that are 0 in float64, and passes for none."""
+"""The finest grid. On one much finer, an update of many steps may have squares that are 0 in float64: no norm."""
 
 
 def threshold_of(members: int) -> int:

@@ -51,21 +51,21 @@ class Member:
         self._signer, self._min_cohort, self._clock = signer, min_cohort, clock
         self._budget, self._revoked = budget, revoked
         self._session: Session | None = None
-        self._masked: dict[bytes, int] = {}  # run → the last round in which an update was given away
+        self._counted: dict[bytes, int] = {}  # run → the last round that was trained for
         self._over = b""  # context of the last round that ended
 
     def advertise(self, call: say.Call) -> say.Advert:
         """Show who one is, with fresh keys; whatever was open before is forgotten.
 
         Raises:
-            DoubleRequest: an update of this round, or a later one, was given away already: the difference of two sums
-                is somebody's update.
+            DoubleRequest: this round, or a later one, was trained for already: the difference of two sums is
+                somebody's update.
             SmallCohort: too few are called.
             SecureError: the round would cost more privacy than is left.
         """
         self.forget()
         terms = call.terms
-        if terms.round <= self._masked.get(terms.run, 0):
+        if terms.round <= self._counted.get(terms.run, 0):
             raise DoubleRequest(f"an update is given away once a round, and round {terms.round} is over here")
         check_terms(terms, self._min_cohort)
         if self._budget is not None:
@@ -102,7 +102,10 @@ class Member:
             return say.Shares(context=session.context, commitment=commitment, boxes=session.boxes())
 
     def receive(self, boxes: say.Boxes, *, model: bytes, order: bytes) -> say.Terms:
-        """Open the boxes, and compare what came with them with what was announced; train after this.
+        """Open the boxes, compare what came with them with what was announced, and count the round; train after this.
+
+        The round is counted before the data are looked at: if this member is never heard of again, because of them or
+        not, that has been paid for, and is not asked for a second time.
 
         Args:
             boxes: of all who sent theirs, but one's own.
@@ -113,6 +116,8 @@ class Member:
             OtherModel: the subnet or the order is another.
             SmallCohort: too few sent theirs.
             ForgedIdentity: a box is not from who it says.
+            SecureError: the round would cost more privacy than is left.
+            RunError: it cannot be counted on the disk.
         """
         with self._step("receive", boxes.context) as session:
             if (model, order) != (session.terms.model, session.terms.order):
@@ -123,6 +128,9 @@ class Member:
             self._check_count(session, 1 + len(senders))
             for box in boxes.boxes:
                 session.open(box)
+            if self._budget is not None:
+                self._budget.spend(session.terms)
+            self._counted[session.terms.run] = session.terms.round
             return session.terms
 
     def mask(self, values: np.ndarray) -> say.Masked:
@@ -132,17 +140,13 @@ class Member:
             values: whole numbers, `terms.length` of them, none larger than `terms.bound`.
 
         Raises:
-            SecureError: they are not so, or would cost more privacy than is left.
-            RunError: that cannot be counted on the disk.
+            SecureError: they are not so.
         """
         with self._step("mask") as session:
             terms = session.terms
             fits = values.shape == (terms.length,) and values.dtype == np.int64
             if not fits or max(int(values.max()), -int(values.min())) > terms.bound:
                 raise SecureError("an update has as many numbers as announced, each within the bound, but this one not")
-            if self._budget is not None:
-                self._budget.spend(terms)
-            self._masked[terms.run] = terms.round  # before anything is given away
             vector: Ring = values.astype(np.uint32)  # modulo 2³²
             session.mask(vector, session.held.keys() - {session.own})
             return say.Masked(context=session.context, values=vector)

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from client.secrecy import member_of
 from ist_fed.cli import app
-from ist_fed.errors import RunError, SecureError
+from ist_fed.errors import DoubleRequest, OtherModel, RunError, SecureError
 from ist_fed.pki.signing import certify, create_authority, request_member
 from ist_fed.privacy.secure import Budget, Member
 from ist_fed.privacy.secure import messages as say
@@ -53,13 +53,34 @@ def test_what_is_counted_is_on_the_disk_before_the_update_leaves(tmp_path: Path)
     made = cohort(1, Budget(path))
     boxes = made.share(made.advertise())
     member = made.members["m0"]
-    member.receive(boxes["m0"], model=MODEL, order=ORDER)
     assert not path.exists()
     path.mkdir()  # so that it cannot be written
     with pytest.raises(RunError):
-        member.mask(np.zeros(7, np.int64))
+        member.receive(boxes["m0"], model=MODEL, order=ORDER)
     with pytest.raises(SecureError):  # the round is over here, and its secrets are gone
         member.mask(np.zeros(7, np.int64))
+
+
+def test_a_round_counts_before_the_data_are_looked_at_and_is_not_asked_for_twice(tmp_path: Path) -> None:
+    """Else a client that dies of its data would tell so every time, for nothing."""
+    path = tmp_path / "secure.jsonl"
+    made = cohort(1, Budget(path))
+    boxes = made.share(made.advertise())
+    member = made.members["m0"]
+    member.receive(boxes["m0"], model=MODEL, order=ORDER)
+    assert counted(path) == [1]
+    member.forget()
+    with pytest.raises(DoubleRequest, match="round 1 is over here"):
+        member.advertise(say.Call(terms=made.terms))
+
+
+def test_what_came_otherwise_than_announced_counts_for_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "secure.jsonl"
+    made = cohort(1, Budget(path))
+    boxes = made.share(made.advertise())
+    with pytest.raises(OtherModel):
+        made.members["m0"].receive(boxes["m0"], model=MODEL, order=say.digest("another"))
+    assert not path.exists()
 
 
 def test_a_round_without_noise_is_beyond_any_budget_and_counts_for_nothing_without_one(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from math import frexp, sqrt
 import numpy as np
 import pytest
 from cohort import replace, terms
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ist_fed.errors import SecureError
@@ -52,6 +52,7 @@ def test_the_sum_has_room_and_the_grid_is_as_fine_as_it_can_be(
     st.sampled_from([0.0, 1.0, 1e-6, 1e-170, 1e30]),
     st.integers(0, 1 << 30),
 )
+@example(2, 2.0**-600, 100.0, 1e-170, 0)
 def test_no_terms_that_a_member_takes_let_an_update_be_longer_than_is_counted(
     length: int, step: float, steps: float, size: float, seed: int
 ) -> None:
