@@ -1,7 +1,9 @@
 """What a member gives away is counted on its own disk, and bounded by its operator."""
 
+import fcntl
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from ist_fed.privacy.secure import Budget, Member
 from ist_fed.privacy.secure import messages as say
 from ist_fed.privacy.secure.accounting import epsilon, release
 from ist_fed.privacy.secure.grid import fit_grid
+from ist_fed.privacy.tally import Entries, Tally
 
 GRID = fit_grid(clip=1.0, noise=4.0, length=7, members=4)
 TERMS = terms(4, grid=GRID.step, clip=GRID.clip, variance=GRID.variance, bound=GRID.bound)
@@ -81,6 +84,38 @@ def test_what_came_otherwise_than_announced_counts_for_nothing(tmp_path: Path) -
     with pytest.raises(OtherModel):
         made.members["m0"].receive(boxes["m0"], model=MODEL, order=say.digest("another"))
     assert not path.exists()
+
+
+def test_two_processes_do_not_both_get_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one counts its round at the worst moment, after this one has asked and before it has written."""
+    path = tmp_path / "secure.jsonl"
+    one, other = (Budget(path, allowed=1.001 * spent(1)) for _ in range(2))
+    add = Tally.add
+
+    def late(tally: Tally, *args: Any) -> None:
+        with monkeypatch.context() as undone:
+            undone.setattr(Tally, "add", add)
+            other.spend(replace(TERMS, round=2))
+        add(tally, *args)
+
+    one.check(TERMS)
+    monkeypatch.setattr(Tally, "add", late)
+    with pytest.raises(SecureError, match="no more away than its operator allows"):
+        one.spend(TERMS)
+    assert counted(path) == [2]
+
+
+def test_what_is_left_is_looked_at_while_nobody_else_can_write(tmp_path: Path) -> None:
+    path = tmp_path / "tally.jsonl"
+
+    def check(before: Entries) -> None:
+        assert [entry["round"] for entry in before] == [1]
+        with path.open() as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    Tally(path, "this test's").add({"round": 1})
+    Tally(path, "this test's").add({"round": 2}, check)
+    assert counted(path) == [1, 2]
 
 
 def test_a_round_without_noise_is_beyond_any_budget_and_counts_for_nothing_without_one(tmp_path: Path) -> None:
