@@ -57,18 +57,18 @@ class Tally:
                 check(self._entries(data))
             append_durably(file, self.path, data.rfind(b"\n") + 1, line)
 
-    def _entries(self, data: bytes) -> Entries:
-        try:
-            return [_entry(line) for line in data.split(b"\n")[:-1]]
-        except (ValueError, TypeError) as error:
-            raise self.unknown(f"a line of it cannot be read ({error})") from error
-
     def unknown(self, reason: str) -> RunError:
         """What to say when it cannot be read."""
         return RunError(
             f"'{self.path}' says what was spent of {self._whose} privacy, but {reason}; while nobody knows that, no "
             f"more is spent. Restore it from a backup"
         )
+
+    def _entries(self, data: bytes) -> Entries:
+        try:
+            return [_entry(line) for line in data.split(b"\n")[:-1]]
+        except (ValueError, TypeError) as error:
+            raise self.unknown(f"a line of it cannot be read ({error})") from error
 
 
 def _entry(line: bytes) -> Mapping[str, Any]:
