@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
+from math import isfinite
 from typing import Any
 
 import torch
@@ -89,6 +90,14 @@ def build_on_meta(build: Build, sizes: Mapping[str, int]) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise AxesError(f"the factory must return an nn.Module; {call} gave {type(module).__name__}")
     return module
+
+
+def is_finite(array: Tensor) -> bool:
+    """Whether all numbers in it are."""
+    if not (array.is_floating_point() and array.numel()):
+        return True
+    least, most = array.aminmax()  # NaN comes through; no second array is made
+    return isfinite(least) and isfinite(most)
 
 
 def build_undrawn(build: Build, sizes: Mapping[str, int]) -> nn.Module:

@@ -11,10 +11,11 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from ist_fed import wire
-from ist_fed.arrays import Arrays, Build, arrays_of, build_on_meta
+from ist_fed.arrays import Arrays, Build, arrays_of, build_on_meta, is_finite
 from ist_fed.axes import infer
 from ist_fed.cohort import Assignment, Direct, Outcome, is_direct
 from ist_fed.coverage import Coverage
+from ist_fed.errors import AxesError
 from ist_fed.exchange import exchange
 from ist_fed.lending import Conditions, Lending, lend
 from ist_fed.network import SimulatedRound, Virtual
@@ -142,6 +143,11 @@ class Conductor:
         self.summary()
         # In the network's own order, in which replies come; a checkpoint's is another.
         arrays = {name: arrays[name] for name in self._template}
+        if endless := [name for name, array in arrays.items() if not is_finite(array)]:
+            raise AxesError(
+                f"arrays that travel must be finite, but '{endless[0]}' is not; of a mask register the buffer with "
+                f"persistent=False, and it stays with each network"
+            )
         if is_direct(grid):
             arrays = {name: array.to(grid.device) for name, array in arrays.items()}
         reports = self._reports(first_round, arrays, train_config or ConfigRecord(), grid, timeout)

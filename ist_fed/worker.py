@@ -116,9 +116,9 @@ class Worker:
             with suppress(IstFedError):  # what is wrong is said when there is an order
                 training = _training_of(question.training)
                 limit = self._limit(question.sizes, training, memory)
-        return replace(
-            self._profile, memory=memory, limit=limit, step_seconds=self._step_seconds, link=float(self.link)
-        )
+        # How long its steps take, a secure client tells nobody: not even that they came to an end.
+        seconds = 0.0 if self._secrecy else self._step_seconds
+        return replace(self._profile, memory=memory, limit=limit, step_seconds=seconds, link=float(self.link))
 
     def _limit(self, sizes: dict[str, int], training: Training, memory: int) -> float:
         """The largest fraction of every axis that fits; of a network with blocks, of these."""

@@ -260,6 +260,17 @@ def test_that_a_client_cannot_train_is_told_to_nobody(
     assert "could not train, and adds zero" in caplog.text
 
 
+def test_how_long_steps_took_is_told_to_nobody() -> None:
+    workers = list[Worker]()
+
+    def train(worker: Worker, message: Message) -> Message:
+        workers.append(worker)
+        return worker.train(message)
+
+    run(grid(dict.fromkeys(range(CLIENTS), train)), rounds=1)
+    assert {worker.profile(None).step_seconds for worker in workers} == {0.0}
+
+
 def test_a_client_of_another_task_says_so() -> None:
     """Whatever its data are; nobody else could be trained there either."""
     other = tiny.Tiny(norm="layer")

@@ -654,6 +654,14 @@ def test_sizes_that_the_factory_ignores_are_refused() -> None:
         tiny.strategy(Fixed(), HALVES)
 
 
+def test_arrays_that_are_not_finite_are_refused_before_anything_is_sent() -> None:
+    arrays = tiny.initial(tiny.Tiny())
+    next(iter(arrays.values()))[0, 0] = -torch.inf
+    made = tiny.strategy(tiny.Tiny(), HALVES)
+    with pytest.raises(AxesError, match=r"must be finite, but '.*' is not; of a mask register .* persistent=False"):
+        next(made.rounds(InProcessGrid(2, tiny.handlers(tiny.Tiny(), 2)), arrays, 1))
+
+
 def test_arrays_of_another_model_are_refused_before_anything_is_sent() -> None:
     made = tiny.strategy(tiny.Tiny(), HALVES)
     other = wire.to_record(tiny.initial(tiny.Tiny(norm="layer")))

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from math import isfinite
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ist_fed.arrays import Arrays, arrays_of, device_of
+from ist_fed.arrays import Arrays, arrays_of, device_of, is_finite
 from ist_fed.batches import batches, fetch, length
 from ist_fed.batchnorm import has_batch_norm
 from ist_fed.errors import TrainingError
@@ -146,13 +145,6 @@ def unsound(losses: Tensor, broken: Sequence[str]) -> str:
 
 def _finite_mean(arrays: Arrays, losses: Tensor) -> float:
     """The mean of the losses, once they and the weights they led to are known to be finite."""
-    if reason := unsound(losses, [name for name, array in arrays.items() if not _is_finite(array)]):
+    if reason := unsound(losses, [name for name, array in arrays.items() if not is_finite(array)]):
         raise TrainingError(reason)
     return float(losses.mean())
-
-
-def _is_finite(array: Tensor) -> bool:
-    if not (array.is_floating_point() and array.numel()):
-        return True
-    least, most = array.aminmax()  # NaN comes through; no second array is made
-    return isfinite(least) and isfinite(most)

@@ -8,14 +8,13 @@ import warnings
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from functools import cached_property
-from math import isfinite
 
 import torch
 from blake3 import blake3
 from flwr.app import ConfigRecord
 from torch import Tensor
 
-from ist_fed.arrays import Arrays
+from ist_fed.arrays import Arrays, is_finite
 from ist_fed.errors import WireError
 from ist_fed.flat import Flat
 from ist_fed.wire.laid import Laid
@@ -228,11 +227,6 @@ def _bytes_of(array: Tensor) -> memoryview:
 
 def _is_sound(numbers: Tensor) -> bool:
     """Whether floats are finite and booleans are booleans."""
-    if numbers.numel() == 0:
-        return True
-    if numbers.dtype == torch.bool:
+    if numbers.dtype == torch.bool and numbers.numel():
         return int(numbers.view(torch.uint8).max()) <= 1
-    if not numbers.is_floating_point():
-        return True
-    least, most = numbers.aminmax()  # NaN comes through; no second array is made
-    return isfinite(least.item()) and isfinite(most.item())
+    return is_finite(numbers)
