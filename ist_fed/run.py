@@ -62,7 +62,7 @@ class Run:
             ) from error
         try:
             write_atomically(folder / "scenario.toml", scenario.to_toml().encode())
-        except RunError:  # the folder would be in the way of the next try
+        except BaseException:  # Ctrl-C, too: the folder would be in the way of the next try
             shutil.rmtree(folder, ignore_errors=True)
             raise
         return cls(folder, scenario)
@@ -173,6 +173,10 @@ class Run:
     def has_checkpoint(self) -> bool:
         """Whether there is something to go on from."""
         return bool(self._checkpoints.rounds())
+
+    def has_state(self) -> bool:
+        """Whether starting over would lose more than lines: there is a checkpoint, or the final network."""
+        return self.has_checkpoint() or (self.folder / "model.safetensors").exists()
 
     # --- Stopping from another process --------------------------------------------------------------------------------
 

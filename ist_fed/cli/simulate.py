@@ -71,7 +71,7 @@ def simulate(
         train(this, engine, resume is not None, output, **options)
         print_summary(this, output)
         return
-    profiler = Profiler(this, len(this.metrics()) if resume else 0)
+    profiler = Profiler(this, len(this.metrics()) if this.has_state() else 0)
     train(this, engine, resume is not None, output, profiler.line, **options)
     print_summary(this, output)
     if output is Format.text:
@@ -86,13 +86,18 @@ def train(
     on_line: Callable[[Line], None] = lambda line: None,
     **options: Any,
 ) -> None:
-    """Train a run with its progress shown. A run that fails before its first round is over leaves no folder behind."""
-    done = len(run.metrics()) if resume else 0
+    """Train a run with its progress shown. A new one that fails before its first round is over leaves no folder behind.
+
+    One that is resumed before it had anything to go on from starts over.
+    """
+    goes_on = resume and run.has_state()
+    if not goes_on:
+        run.start_over()
     try:
-        with Live(run, output, done) as live:
-            ENGINES[engine](run, resume=resume, on_line=both(live.line, on_line), **options)
+        with Live(run, output, len(run.metrics())) as live:
+            ENGINES[engine](run, resume=goes_on, on_line=both(live.line, on_line), **options)
     except BaseException:
-        if not run.metrics():
+        if not resume and not run.metrics():  # another's folder is not ours to remove
             shutil.rmtree(run.folder)
         raise
 
