@@ -8,13 +8,14 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file
 
 from ist_fed.device import pick_device
-from ist_fed.errors import IstFedError, ScenarioError, nearest
+from ist_fed.errors import PrivacyError, RoundError, RuleError, ScenarioError, TaskError, TrainingError, nearest
 from ist_fed.evaluate import evaluate, network
 from ist_fed.run import Run
 from ist_fed.scenario import Scenario, every_key, parse_scenario
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 Number = int | float
+BAD_PLACES = (PrivacyError, RoundError, RuleError, ScenarioError, TrainingError)
+"""Errors that lie in the values tried: a network that diverges, groups too narrow. Others say nothing about them."""
+
 _TOLD_APART = 8  # a range whose ends differ by this factor is searched on a logarithmic scale
 
 
@@ -150,7 +154,7 @@ class Search:
             values = {vary.key: vary.suggest(trial) for vary in self.space}
             try:
                 score = self._score(values, train)
-            except IstFedError as error:  # a network that diverges, or groups too narrow: a bad place, not an error
+            except BAD_PLACES as error:
                 trial.set_user_attr("reason", str(error))
                 self._study.tell(trial, state=_state("PRUNED"))
                 yield Found(values=values, score=None, reason=str(error))
@@ -192,17 +196,24 @@ def held_out_score(run: Run) -> float:
     """The metric of a finished run's network on the examples held for calibration, which no client and no test has.
 
     Raises:
-        ScenarioError: the task holds none.
+        TaskError: the task holds none.
+        TrainingError: the metric there is no number to choose by.
     """
     task = load_task(run.scenario.task, run.scenario.options)
     data = task.calibration_data()
     if data is None:
-        raise ScenarioError(
+        raise TaskError(
             f"a search chooses by examples that are not the test's, but task '{run.scenario.task}' holds none; give "
             f"its calibration_data() some"
         )
     arrays, device = load_file(run.folder / "model.safetensors"), pick_device(run.scenario.device)
-    return evaluate(network(task, run.scenario.sizes, arrays, device), task, data)[task.metric]
+    score = evaluate(network(task, run.scenario.sizes, arrays, device), task, data)[task.metric]
+    if not isfinite(score):
+        raise TrainingError(
+            f"a search chooses by numbers, but {task.metric} on the examples held for it is {score}; look at the "
+            f"task's score(), or lower the learning rate"
+        )
+    return score
 
 
 def _open_study(folder: Path, seed: int) -> "Study":

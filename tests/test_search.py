@@ -2,15 +2,21 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from math import nan
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from ist_fed.engines import ENGINES
-from ist_fed.errors import RoundError, ScenarioError
+from ist_fed.errors import EngineError, Interrupted, IstFedError, RoundError, RunError, ScenarioError, TrainingError
 from ist_fed.run import Run
 from ist_fed.scenario import Scenario, parse_scenario
-from ist_fed.search import Search, Vary, default_space, parse_vary
+from ist_fed.search import Search, Vary, default_space, held_out_score, parse_vary
+from ist_fed.tasks import Batch
+from ist_fed.tasks.digits import Digits
 
 SCENARIO = parse_scenario("""
 name = "tiny"
@@ -106,6 +112,32 @@ def test_what_cannot_be_trained_is_a_bad_trial(tmp_path: Path) -> None:
     (found,) = this.go_on(1, diverges)
     assert (found.score, found.reason) == (None, "the loss must stay finite")
     assert this.found() == [found]
+
+
+@pytest.mark.parametrize("error", [Interrupted("stopped"), RunError("a full disk"), EngineError("no Ray")])
+def test_what_says_nothing_about_a_trial_leaves_it_unfinished(error: IstFedError, tmp_path: Path) -> None:
+    def fails(scenario: Scenario, folder: Path) -> Run:
+        raise error
+
+    with pytest.raises(type(error)):
+        list(Search(SCENARIO, SPACE, tmp_path / "search").go_on(1, fails))
+    again = Search(SCENARIO, SPACE, tmp_path / "search")
+    assert again.found() == []
+    (found,) = again.go_on(1, train)
+    assert found.score is not None
+
+
+class Unmeasured(Digits):
+    def score(self, model: nn.Module, batch: Batch) -> Tensor:
+        return torch.tensor(nan)
+
+
+def test_a_score_that_is_no_number_is_a_bad_place(tmp_path: Path) -> None:
+    scenario = replace(SCENARIO, task=f"{__name__}:Unmeasured")
+    with pytest.raises(TrainingError, match=r"a search chooses by numbers, but accuracy .* is nan"):
+        held_out_score(train(scenario, tmp_path / "run"))
+    (found,) = Search(scenario, SPACE, tmp_path / "search").go_on(1, train)
+    assert found.score is None
 
 
 def test_another_search_in_the_same_folder_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`ist-fed compare SCENARIO --methods …`: one scenario as several methods would run it, at equal budgets."""
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +12,15 @@ from rich.table import Table
 
 from ist_fed.cli.arguments import Format
 from ist_fed.cli.simulate import train_or_go_on
-from ist_fed.errors import IstFedError, ScenarioError
+from ist_fed.errors import ScenarioError
 from ist_fed.methods import Budget, in_all, method
 from ist_fed.report import method_cell, method_rows, write_methods
 from ist_fed.run import Run
 from ist_fed.scenario import Scenario
-from ist_fed.search import held_out_score
+from ist_fed.search import BAD_PLACES, held_out_score
 from ist_fed.seeds import generator
+
+logger = logging.getLogger("ist_fed.cli")
 
 _BY = (1 / 3, 1.0, 3.0)
 """Learning rates that are tried if none are given, as multiples of the scenario's."""
@@ -65,8 +68,9 @@ def _best_rate(made: Scenario, rates: Sequence[float], folder: Path) -> float:
         trial = replace(made, seed=seed, training=replace(made.training, lr=rate))
         try:
             scores[rate] = held_out_score(train_or_go_on(trial, folder / f"{made.name}-{rate:.6g}"))
-        except IstFedError as error:
+        except BAD_PLACES as error:
             reason = error
+            logger.warning("learning rate %.6g is left out for '%s': %s", rate, made.name, error)
     if not scores:
         raise ScenarioError(
             f"a method needs one learning rate at which it can train, but '{made.name}' has none: {reason}"

@@ -13,7 +13,7 @@ from ist_fed.cli.live import Live, print_summary
 from ist_fed.cli.profile import Profiler, both, print_phases
 from ist_fed.device import parse_bytes
 from ist_fed.engines import ENGINES
-from ist_fed.errors import ScenarioError
+from ist_fed.errors import Interrupted, ScenarioError
 from ist_fed.federation import Line
 from ist_fed.run import Run
 from ist_fed.scenario import Scenario
@@ -109,5 +109,8 @@ def train_or_go_on(scenario: Scenario, folder: Path) -> Run:
     else:
         run, resume = Run.open(folder, scenario), True
     if not resume or len(run.metrics()) < scenario.rounds or not (folder / "model.safetensors").exists():
-        train(run, "auto", resume, Format.text)
+        try:
+            train(run, "auto", resume, Format.text)
+        except Interrupted:  # which names a command for this run alone
+            raise Interrupted("stopped; repeat the command, and it goes on with what was saved") from None
     return run

@@ -1,12 +1,21 @@
 """What is left of a run, a comparison or a search that was stopped, killed or failed, and how it goes on."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import pytest
 from safetensors.torch import load_file
 from test_cli import Command, ist_fed  # noqa: F401 - a fixture
+
+from ist_fed.cli import methods
+from ist_fed.errors import EngineError, Interrupted, IstFedError, RunError
+from ist_fed.run import Run
+from ist_fed.scenario import Scenario
 
 
 def start(*arguments: str) -> "subprocess.Popen[str]":
@@ -39,7 +48,7 @@ def test_a_new_run_that_fails_before_its_first_round_leaves_no_folder(ist_fed: C
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_over(ist_fed: Command) -> None:  # noqa: F811
-    settings = ["--set", "rounds=400", "--set", "record.checkpoint_every=100"]
+    settings = ["--set", "rounds=100", "--set", "record.checkpoint_every=100"]
     ist_fed("simulate", "tiny.toml", "--run", "whole", *settings)
     process = start("simulate", "tiny.toml", "--run", "cut", "--format", "json", *settings)
     assert process.stdout is not None
@@ -50,7 +59,76 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over(ist_fed: Command) 
     assert not list(Path("cut/checkpoints").glob("*.json"))
     code, out, err = ist_fed("simulate", "--resume", "cut")
     assert code == 0, err
-    assert "after 400 rounds" in out
-    assert Path("cut/metrics.jsonl").read_text().count("\n") == 400
+    assert "after 100 rounds" in out
+    assert Path("cut/metrics.jsonl").read_text().count("\n") == 100
     whole, cut = load_file("whole/model.safetensors"), load_file("cut/model.safetensors")
     assert all(whole[name].equal(cut[name]) for name in whole)
+
+
+LONG = ["--set", "rounds=100"]
+SEARCH = ["search", "tiny.toml", "--vary", "training.lr=0.1,0.2", "--trials", "1", "--folder", "both", *LONG]
+METHODS = [
+    "compare",
+    "tiny.toml",
+    "--methods",
+    "ist",
+    "--tune",
+    "0.1,0.2",
+    "--seeds",
+    "1",
+    "--folder",
+    "several",
+    *LONG,
+]
+
+
+def test_ctrl_c_stops_a_search_which_goes_on_when_repeated(ist_fed: Command) -> None:  # noqa: F811
+    process = start(*SEARCH)
+    while not (begun := [path for path in Path("both").rglob("metrics.jsonl") if path.stat().st_size]):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err == "stopped; repeat the command, and it goes on with what was saved\n"
+    cut = json.loads(begun[0].read_text().splitlines()[0])["seconds"]
+    code, out, err = ist_fed(*SEARCH)
+    assert (code, err) == (0, "")
+    lines = [json.loads(line) for line in begun[0].read_text().splitlines()]
+    assert [line["round"] for line in lines] == [*range(1, 101)]
+    assert lines[0]["seconds"] == cut  # gone on with, not run again
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(Interrupted("stopped"), 130), (RunError("a run"), 1), (EngineError("Ray"), 1)]
+)
+def test_what_says_nothing_about_a_learning_rate_ends_the_comparison(
+    error: IstFedError,
+    code: int,
+    ist_fed: Command,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(scenario: Scenario, folder: Path) -> Run:
+        raise error
+
+    monkeypatch.setattr(methods, "train_or_go_on", fail)
+    assert ist_fed(*METHODS, "--tune", "0.1,0.2")[0] == code
+
+
+def test_a_learning_rate_whose_run_was_killed_early_is_tried_again(ist_fed: Command) -> None:  # noqa: F811
+    command = [*METHODS, "--tune", "0.001,0.3"]
+    rows = json.loads(ist_fed(*command, "--format", "json")[1].splitlines()[-1])["rows"]
+    assert rows[0]["lr"] == 0.3
+    killed = Path("both/tuning/ist-0.3")
+    for path in [*killed.glob("model.*"), *killed.glob("checkpoints/*")]:
+        path.unlink()
+    code, out, err = ist_fed(*command, "--format", "json")
+    assert (code, err) == (0, "")
+    assert json.loads(out.splitlines()[-1])["rows"] == rows
+
+
+def test_a_learning_rate_that_is_left_out_is_named(ist_fed: Command) -> None:  # noqa: F811
+    code, out, err = ist_fed(*METHODS, "--tune", "0.1,1e30")
+    assert code == 0
+    assert "learning rate 1e+30 is left out for 'ist': " in err
+    assert "ist" in out
