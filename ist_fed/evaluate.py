@@ -13,7 +13,7 @@ from ist_fed.batches import fetch, in_order, length
 from ist_fed.batchnorm import has_batch_norm, recalibrate
 from ist_fed.errors import TrainingError
 from ist_fed.seeds import seeded
-from ist_fed.tasks.task import Batch, Task
+from ist_fed.tasks.task import Batch, Task, loss_of, score_of
 
 
 def network(
@@ -72,6 +72,7 @@ def evaluate(model: nn.Module, task: Task, data: Dataset[Batch], batch_size: int
         `{"loss": …, task.metric: …}`.
 
     Raises:
+        TaskError: the loss or the metric is not one number.
         TrainingError: there is no example.
     """
     examples = length(data)
@@ -83,8 +84,8 @@ def evaluate(model: nn.Module, task: Task, data: Dataset[Batch], batch_size: int
     with _answering_once(model):
         for index in in_order(examples, batch_size):
             batch = fetch(data, index, device)
-            loss += float(task.loss(model, batch)) * len(index)
-            score += float(task.score(model, batch)) * len(index)
+            loss += float(loss_of(task, model, batch)) * len(index)
+            score += score_of(task, model, batch) * len(index)
     return {"loss": loss / examples, task.metric: score / examples}
 
 

@@ -122,7 +122,7 @@ class Run:
         """Append one round's line; a number that is not finite is written as null, for JSON knows none."""
         try:
             with self._metrics.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
+                file.write(json.dumps(finite(line), allow_nan=False) + "\n")
         except OSError as error:
             raise unwritable(self._metrics, error) from error
 
@@ -200,7 +200,7 @@ class Run:
             RunError: they cannot be written.
         """
         write_atomically(self.folder / "model.safetensors", tensors.written(arrays))
-        write_atomically(self.folder / "model.json", json.dumps(_finite(about), indent=2).encode())
+        write_atomically(self.folder / "model.json", json.dumps(finite(about), indent=2).encode())
 
 
 def _object(text: str) -> dict[str, Any] | None:
@@ -217,9 +217,10 @@ def _round_of(line: Mapping[str, Any] | None) -> float:
     return number if isinstance(number, int) else float("inf")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The value with None for every number that is not finite, for JSON knows none."""
     if isinstance(value, float):
         return value if isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,13 +1,15 @@
 """Arguments that several commands share."""
 
+import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ist_fed.engines.flower import app_folder
 from ist_fed.errors import ScenarioError
+from ist_fed.run import finite
 from ist_fed.scenario import Scenario, load_scenario
 
 
@@ -26,6 +28,11 @@ Settings = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the scenario, as in training.lr=0.05."),
 ]
 OutputFormat = Annotated[Format, typer.Option("--format", help="text for people, json for programs.")]
+
+
+def print_json(value: Any) -> None:
+    """A line for programs, written at once; a number that is not finite is null, as in `metrics.jsonl`."""
+    print(json.dumps(finite(value), allow_nan=False), flush=True)
 
 
 def find_scenario(name: str, settings: list[str] | None) -> Scenario:

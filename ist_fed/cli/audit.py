@@ -1,6 +1,5 @@
 """`ist-fed audit`: attacks on the product itself, as a scenario uses it, and what they find."""
 
-import json
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.table import Table
 from safetensors.torch import load_file
 
 from ist_fed.axes import infer
-from ist_fed.cli.arguments import Format, OutputFormat, ScenarioPath, Settings, find_scenario
+from ist_fed.cli.arguments import Format, OutputFormat, ScenarioPath, Settings, find_scenario, print_json
 from ist_fed.cli.simulate import train_or_go_on
 from ist_fed.evaluate import network
 from ist_fed.federation import initial_arrays
@@ -46,7 +45,7 @@ def audit(
     wanted = find_scenario(scenario, settings)
     found = [on_updates(wanted), on_the_network(wanted, run), on_the_promise(wanted, trials, rounds)]
     if output is Format.json:
-        print(json.dumps({"scenario": wanted.name, "findings": [asdict(finding) for finding in found]}))
+        print_json({"scenario": wanted.name, "findings": [asdict(finding) for finding in found]})
     else:
         _show(wanted, found)
     if any(finding.verdict == "promise broken" for finding in found):

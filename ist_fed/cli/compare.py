@@ -1,6 +1,5 @@
 """`ist-fed compare`: several scenarios on the same data and seed, side by side."""
 
-import json
 from enum import StrEnum
 from math import inf
 from pathlib import Path
@@ -10,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ist_fed.cli.arguments import Format, OutputFormat, Settings, find_scenario
+from ist_fed.cli.arguments import Format, OutputFormat, Settings, find_scenario, print_json
 from ist_fed.cli.methods import compare_methods
 from ist_fed.cli.simulate import train_or_go_on
 from ist_fed.errors import ScenarioError
@@ -84,7 +83,7 @@ def compare(
         row |= _arithmetic(run, row)
     page = write_comparison(runs, rows, folder, target)
     if output is Format.json:
-        print(json.dumps({"rows": rows, "page": str(page)}))
+        print_json({"rows": rows, "page": str(page)})
     else:
         _show(rows, target)
         print(f"comparison  {page}")
@@ -149,6 +148,6 @@ def _show(rows: list[dict[str, Any]], target: float | None) -> None:
 
 
 def _cell(key: str, row: dict[str, Any], style: str) -> str:
-    if key not in row:  # only runs on a simulated network have virtual seconds
-        return "–"
-    return "never" if row[key] is None else format(row[key], style)
+    if row.get(key) is None:  # only runs on a simulated network have virtual seconds
+        return "never" if key.startswith("target_") else "–"
+    return format(row[key], style)

@@ -1,6 +1,5 @@
 """`ist-fed inspect`: what a scenario would train and cost, worked out without training."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from ist_fed.arrays import arrays_of, build_on_meta
 from ist_fed.axes import describe, infer
-from ist_fed.cli.arguments import Format, OutputFormat, ScenarioPath, Settings, find_scenario
+from ist_fed.cli.arguments import Format, OutputFormat, ScenarioPath, Settings, find_scenario, print_json
 from ist_fed.cost import cost
 from ist_fed.coverage import Coverage
 from ist_fed.phases import Course, Terms
@@ -26,7 +25,7 @@ def inspect(scenario: ScenarioPath, settings: Settings = None, output: OutputFor
     """Show what a scenario would train and cost, without training."""
     facts = describe_scenario(find_scenario(scenario, settings))
     if output is Format.json:
-        print(json.dumps(facts))
+        print_json(facts)
     else:
         _show(facts)
 

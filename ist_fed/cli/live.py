@@ -1,20 +1,25 @@
 """What a person sees while a run trains, and when it is done."""
 
-import json
 import sys
+from math import isfinite
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ist_fed.cli.arguments import Format
+from ist_fed.cli.arguments import Format, print_json
 from ist_fed.run import Run
 
 MB = 1e6
 
 console = Console(stderr=True)
 """Progress and warnings go here; results go to stdout."""
+
+
+def measured(value: float | None) -> str:
+    """A value of the metric, for people; what is not finite stands as null in a run's folder."""
+    return "not a number" if value is None or not isfinite(value) else f"{value:.4f}"
 
 
 class Live:
@@ -52,9 +57,9 @@ class Live:
     def line(self, line: dict[str, Any]) -> None:
         """Show one round."""
         if self._output is Format.json:
-            print(json.dumps(line), flush=True)
+            print_json(line)
         metric = line["metric"]
-        score = f"{metric} {line[metric]:.4f}  " if metric in line else ""
+        score = f"{metric} {measured(line[metric])}  " if metric in line else ""
         moved = (line["bytes_down"] + line["bytes_up"]) / len(line["clients"]) / MB
         refused = f"  {len(line['refused'])} refused" if line["refused"] else ""
         status = f"{score}{moved:.2f} MB/client{refused}"
@@ -82,11 +87,11 @@ def print_summary(run: Run, output: Format) -> None:
     """The numbers, and what to do next."""
     numbers = summary(run)
     if output is Format.json:
-        print(json.dumps(numbers))
+        print_json(numbers)
         return
     metric = run.metrics()[-1]["metric"]
     print(
-        f"{run.scenario.name}: {metric} {numbers[metric]:.4f} after {numbers['rounds']} rounds, "
+        f"{run.scenario.name}: {metric} {measured(numbers[metric])} after {numbers['rounds']} rounds, "
         f"{numbers['mb_per_client']:.2f} MB moved per client"
         + (f", {numbers['refused']} replies refused" if numbers["refused"] else "")
     )

@@ -1,6 +1,5 @@
 """`ist-fed compare SCENARIO --methods …`: one scenario as several methods would run it, at equal budgets."""
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ist_fed.cli.arguments import Format
+from ist_fed.cli.arguments import Format, print_json
 from ist_fed.cli.simulate import train_or_go_on
 from ist_fed.errors import ScenarioError
 from ist_fed.methods import Budget, in_all, method
@@ -52,7 +51,7 @@ def compare_methods(
     rows = method_rows(runs, target, about)
     page = write_methods(runs, rows, folder, target, budget)
     if output is Format.json:
-        print(json.dumps({"rows": rows, "page": str(page)}))
+        print_json({"rows": rows, "page": str(page)})
     else:
         _show(rows, target)
         print(f"comparison  {page}")

@@ -1,6 +1,5 @@
 """`ist-fed privacy`: what a scenario promises its clients, worked out without training."""
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
@@ -9,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ist_fed.arrays import build_on_meta
-from ist_fed.cli.arguments import Format, OutputFormat, ScenarioPath, Settings, find_scenario
+from ist_fed.cli.arguments import Format, OutputFormat, ScenarioPath, Settings, find_scenario, print_json
 from ist_fed.errors import PrivacyError, ScenarioError
 from ist_fed.federation import first_plans
 from ist_fed.privacy import Disclosure, disclose, mechanism
@@ -29,7 +28,7 @@ def privacy(
     """Show what a scenario promises its clients, and what it takes, without training."""
     said = disclosure_of(find_scenario(scenario, settings), losses)
     if output is Format.json:
-        print(json.dumps(asdict(said)))
+        print_json(asdict(said))
     else:
         _show(said)
 

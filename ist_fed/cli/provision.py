@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ist_fed.cli.arguments import Format, OutputFormat
+from ist_fed.cli.arguments import Format, OutputFormat, print_json
 from ist_fed.cli.passphrase import ask_passphrase
 from ist_fed.cli.signers import app as signers
 from ist_fed.errors import PkiError
@@ -100,7 +100,7 @@ def list_clients(folder: FederationPath = DEFAULT, output: OutputFormat = Format
     """Server: show every client that was ever approved."""
     members = Federation.open(folder).clients()
     if output is Format.json:
-        print(json.dumps({"clients": [asdict(member) | {"since": _since(member)} for member in members]}))
+        print_json({"clients": [asdict(member) | {"since": _since(member)} for member in members]})
         return
     table = Table("number", "name", "status", "since")
     for member in members:

@@ -1,6 +1,5 @@
 """`ist-fed search`: which learning rate, local steps or groups suit a scenario."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +7,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ist_fed.cli.arguments import Format, OutputFormat, ScenarioPath, Settings, find_scenario
+from ist_fed.cli.arguments import Format, OutputFormat, ScenarioPath, Settings, find_scenario, print_json
+from ist_fed.cli.live import measured
 from ist_fed.cli.simulate import train_or_go_on
 from ist_fed.errors import ScenarioError
 from ist_fed.files import write_atomically
@@ -54,10 +54,10 @@ def search(
     line = train_or_go_on(best, this.folder / "best").metrics()[-1]
     if output is Format.json:
         rows = [{"values": found.values, "score": found.score} for found in ranked]
-        print(json.dumps({"trials": rows, "best": str(path), line["metric"]: line[line["metric"]]}))
+        print_json({"trials": rows, "best": str(path), line["metric"]: line[line["metric"]]})
         return
     _show(ranked, line["metric"])
-    print(f"best        {path}: {line['metric']} {line[line['metric']]:.4f} on the test examples")
+    print(f"best        {path}: {line['metric']} {measured(line[line['metric']])} on the test examples")
 
 
 def _line(found: Found) -> str:

@@ -1,6 +1,5 @@
 """`ist-fed server …`: the side that holds the whole network."""
 
-import json
 import time
 from pathlib import Path
 from types import TracebackType
@@ -8,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ist_fed.cli.arguments import Format, OutputFormat, Settings, find_scenario
+from ist_fed.cli.arguments import Format, OutputFormat, Settings, find_scenario, print_json
 from ist_fed.cli.live import Live, console, print_summary
 from ist_fed.engines import jobs
 from ist_fed.engines import site as engine
@@ -97,7 +96,7 @@ def status(federation: FederationFolder = DEFAULT_FOLDER, output: OutputFormat =
     said, known = engine.about(home), jobs.jobs(home)
     if output is Format.json:
         listed = [{"job": job.number, "run": str(job.run), "state": job.state, "reason": job.reason} for job in known]
-        print(json.dumps({"server": said, "jobs": listed}))
+        print_json({"server": said, "jobs": listed})
         raise typer.Exit(0 if said else _NOT_RUNNING)
     print(f"running as process {said['process']}, clients come to {said['fleet']}" if said else "not running")
     for job in known:
@@ -115,7 +114,7 @@ def nodes(federation: FederationFolder = DEFAULT_FOLDER, output: OutputFormat = 
         if node.status != "unregistered"
     ]
     if output is Format.json:
-        print(json.dumps(found))
+        print_json(found)
         return
     for node in found:
         print(f"{node['name'] or '-':24} {node['status']:12} {node['since'] or 'never connected'}")

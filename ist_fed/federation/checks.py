@@ -11,6 +11,7 @@ from ist_fed.sealed import check_cohorts
 from ist_fed.strategy import IndependentSubnetTraining
 from ist_fed.symmetry import check_symmetry
 from ist_fed.tasks import Task
+from ist_fed.tasks.task import loss_of
 
 _CHECKED_UNITS = 16  # of an axis; the law holds at any sizes or at none
 
@@ -23,6 +24,7 @@ def check_model(scenario: Scenario, task: Task, strategy: IndependentSubnetTrain
         RuleError: a rule cannot deal these sizes out to these clients.
         ScenarioError: a phase is to last until something that nobody measures, or cohorts are too small for secure
             rounds.
+        TaskError: the loss is not one number.
     """
     known = [task.metric, "loss", "train_loss", "coverage"]
     for phase in scenario.make_phases():
@@ -38,7 +40,7 @@ def check_model(scenario: Scenario, task: Task, strategy: IndependentSubnetTrain
     inputs, targets = (part.double() if part.is_floating_point() else part for part in batch)
 
     def function(model: nn.Module) -> Tensor:
-        return task.loss(model, (inputs, targets))
+        return loss_of(task, model, (inputs, targets))
 
     check_symmetry(task.build, sizes, strategy.axes, function)
 

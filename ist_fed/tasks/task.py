@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import import_module
+from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -64,6 +65,37 @@ class Task(Protocol):
     def score(self, model: nn.Module, batch: Batch) -> Tensor:
         """The mean of `metric` over the batch, a scalar."""
         ...
+
+
+def loss_of(task: Task, model: nn.Module, batch: Batch) -> Tensor:
+    """A task's loss on a batch.
+
+    Raises:
+        TaskError: it is not a tensor of one element.
+    """
+    loss = task.loss(model, batch)
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        return loss
+    raise TaskError(
+        f"a task's loss() gives a tensor of one element, to differentiate, but gave {_kind(loss)}; return the mean "
+        f"over the batch"
+    )
+
+
+def score_of(task: Task, model: nn.Module, batch: Batch) -> float:
+    """A task's score on a batch.
+
+    Raises:
+        TaskError: it is not one number.
+    """
+    score: Any = task.score(model, batch)
+    if isinstance(score, Real) or (isinstance(score, Tensor) and score.numel() == 1):
+        return float(score)
+    raise TaskError(f"a task's score() gives one number, but gave {_kind(score)}; return the mean over the batch")
+
+
+def _kind(value: object) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
 
 
 def load_task(name: str, options: Mapping[str, Any] | None = None) -> Task:

@@ -11,10 +11,10 @@ from torch.utils.data import Dataset
 from ist_fed.arrays import Arrays, arrays_of, device_of, is_finite
 from ist_fed.batches import batches, fetch, length
 from ist_fed.batchnorm import has_batch_norm
-from ist_fed.errors import TrainingError
+from ist_fed.errors import TaskError, TrainingError
 from ist_fed.optimizer_state import load_state, read_state, trainable
 from ist_fed.seeds import seeded
-from ist_fed.tasks.task import Batch, Task
+from ist_fed.tasks.task import Batch, Task, loss_of
 from ist_fed.train.settings import AMP, OPTIMIZERS, Amp, Training, optimizer_options
 
 
@@ -116,7 +116,9 @@ class Step:
 
 def _loss(model: nn.Module, task: Task, batch: Batch) -> Tensor:
     try:
-        return task.loss(model, batch)
+        return loss_of(task, model, batch)
+    except TaskError:
+        raise
     except ValueError as error:
         if len(batch[0]) == 1 and has_batch_norm(model):
             raise TrainingError(

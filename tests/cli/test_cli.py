@@ -184,6 +184,55 @@ def test_a_task_of_ones_own_in_the_current_folder(ist_fed: Command) -> None:
     assert "mine 0." in out
 
 
+MINE = """
+import torch
+
+from ist_fed.tasks.digits import Digits
+
+
+class Mine(Digits):
+    def {what}(self, model, batch):
+        return {gives}
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "gives", "says"),
+    [
+        ("loss", "1.0", "a task's loss() gives a tensor of one element, to differentiate, but gave 1.0; return"),
+        ("loss", "torch.ones(2, 3)", "but gave a tensor of shape (2, 3); return"),
+        ("score", "None", "a task's score() gives one number, but gave None; return"),
+    ],
+)
+def test_what_a_task_of_ones_own_gives_is_checked(what: str, gives: str, says: str, ist_fed: Command) -> None:
+    module = f"mine_{abs(hash((what, gives)))}"  # once imported, a module stays
+    Path(f"{module}.py").write_text(MINE.format(what=what, gives=gives))
+    code, out, err = ist_fed("simulate", "tiny.toml", "--set", f"task={module}:Mine")
+    assert (code, out) == (1, "")
+    assert err.startswith("error: ")
+    assert says in err
+
+
+def test_a_score_that_is_not_a_number_is_said_to_be_none(ist_fed: Command) -> None:
+    Path("mine_nan.py").write_text(MINE.format(what="score", gives="torch.tensor(torch.nan)"))
+    own = ["tiny.toml", "--set", "task=mine_nan:Mine"]
+    code, out, err = ist_fed("simulate", *own)
+    assert (code, err) == (0, "")
+    assert "accuracy not a number after 3 rounds" in out
+    assert ist_fed("report", "runs/tiny")[0] == 0
+    code, _, err = ist_fed("search", *own, "--trials", "1", "--vary", "local_steps=1,2")
+    assert code == 1
+    assert "but none could" in err
+
+
+def test_what_programs_read_is_json_also_where_a_number_is_not_finite(ist_fed: Command) -> None:
+    Path("mine_inf.py").write_text(MINE.format(what="score", gives="torch.tensor(torch.inf)"))
+    code, out, _ = ist_fed("simulate", "tiny.toml", "--set", "task=mine_inf:Mine", "--format", "json")
+    assert code == 0
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in out.splitlines()]
+    assert [line["accuracy"] for line in lines] == [None] * 4
+
+
 def test_tensorboard_event_files(ist_fed: Command) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
