@@ -1,5 +1,26 @@
-"""`python -m ist_fed`, the same as `ist-fed`."""
+"""`python -m ist_fed`, the same as `ist-fed`; Ctrl-C is heeded while all that the commands need is still imported."""
 
-from ist_fed.cli import main
+import sys
 
-main()
+STOPPED = 130
+"""What a shell gives for a command that Ctrl-C ended."""
+
+
+def stopped() -> int:
+    """Say that Ctrl-C was heeded; gives the exit code."""
+    print("stopped; nothing was lost", file=sys.stderr)
+    return STOPPED
+
+
+def main() -> None:
+    """Import the command line, and run it."""
+    try:
+        from ist_fed.cli import main as run
+
+        run()
+    except KeyboardInterrupt:
+        sys.exit(stopped())
+
+
+if __name__ == "__main__":
+    main()

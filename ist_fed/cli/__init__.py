@@ -12,6 +12,7 @@ import typer
 import typer.core
 from rich.logging import RichHandler
 
+from ist_fed.__main__ import STOPPED, stopped
 from ist_fed.cli.audit import audit
 from ist_fed.cli.client import app as client
 from ist_fed.cli.compare import compare
@@ -72,10 +73,11 @@ def main() -> None:
         app()
     except Interrupted as stop:
         _say(str(stop))
-        sys.exit(130)
+        sys.exit(STOPPED)
     except KeyboardInterrupt:
-        _say("stopped; nothing was lost")
-        sys.exit(130)
+        sys.exit(stopped())
+    except SystemExit as end:  # into which typer turns Ctrl-C, without a word
+        sys.exit(stopped() if end.code == STOPPED else end.code)
     except IstFedError as error:
         if debug:
             raise

@@ -18,14 +18,14 @@ from ist_fed.run import Run
 from ist_fed.scenario import Scenario
 
 
-def start(*arguments: str) -> "subprocess.Popen[str]":
+def start(*arguments: str, **more: str) -> "subprocess.Popen[str]":
     """`ist-fed …` as a process."""
     return subprocess.Popen(
         [sys.executable, "-m", "ist_fed", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **more},
     )
 
 
@@ -132,3 +132,25 @@ def test_a_learning_rate_that_is_left_out_is_named(ist_fed: Command) -> None:  #
     assert code == 0
     assert "learning rate 1e+30 is left out for 'ist': " in err
     assert "ist" in out
+
+
+def test_ctrl_c_while_a_run_begins_is_heeded_with_a_word(ist_fed: Command) -> None:  # noqa: F811
+    process = start("simulate", "tiny.toml", "--set", "rounds=1000")
+    while not Path("runs/tiny").exists():
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err.startswith("stopped")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("module", ["torch", "flwr", "typer"])
+def test_ctrl_c_during_imports_is_heeded_with_a_word(module: str, ist_fed: Command) -> None:  # noqa: F811
+    """A module of that name stands before the real one, and is interrupted."""
+    Path("first").mkdir()
+    Path("first", f"{module}.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\n")
+    process = start("inspect", "tiny.toml", PYTHONPATH=f"first{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "stopped; nothing was lost\n")
