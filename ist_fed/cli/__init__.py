@@ -22,6 +22,7 @@ from ist_fed.cli.live import console
 from ist_fed.cli.privacy import privacy
 from ist_fed.cli.provision import app as provision
 from ist_fed.cli.report import report
+from ist_fed.cli.room import out_of_memory
 from ist_fed.cli.search import search
 from ist_fed.cli.server import app as server
 from ist_fed.cli.simulate import simulate
@@ -83,6 +84,12 @@ def main() -> None:
             raise
         _say(f"error: {error}")
         sys.exit(_REFUSED if isinstance(error, FleetUnknown) else 1)
+    except (MemoryError, RuntimeError) as error:
+        if debug or not out_of_memory(error):
+            raise
+        said = str(error).partition("\n")[0] or type(error).__name__
+        _say(f"error: there must be memory to work in, but it ran out ({said}); lower [sizes], or --memory")
+        sys.exit(1)
     except OSError as error:
         if debug or not out_of_room(error):
             raise

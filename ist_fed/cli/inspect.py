@@ -11,6 +11,7 @@ from torch import Tensor
 from ist_fed.arrays import arrays_of, build_on_meta
 from ist_fed.axes import describe, infer
 from ist_fed.cli.arguments import Format, OutputFormat, ScenarioPath, Settings, find_scenario, print_json
+from ist_fed.cli.room import check_coverage_fits
 from ist_fed.cost import cost
 from ist_fed.coverage import Coverage
 from ist_fed.phases import Course, Terms
@@ -38,6 +39,7 @@ def describe_scenario(scenario: Scenario) -> dict[str, Any]:
     """
     task = load_task(scenario.task, scenario.options)
     axes = infer(task.build, scenario.sizes, task.declared)
+    check_coverage_fits(scenario, axes)
     model = build_on_meta(task.build, scenario.sizes)
     shapes = arrays_of(model)
     coverage = Coverage(shapes, axes, scenario.sizes)

@@ -11,6 +11,7 @@ import typer
 from ist_fed.cli.arguments import Format, OutputFormat, Settings, find_scenario
 from ist_fed.cli.live import Live, print_summary
 from ist_fed.cli.profile import Profiler, both, print_phases
+from ist_fed.cli.room import check_network_fits
 from ist_fed.device import parse_bytes
 from ist_fed.engines import ENGINES
 from ist_fed.errors import Interrupted, ScenarioError
@@ -94,6 +95,7 @@ def train(
     if not goes_on:
         run.start_over()
     try:
+        check_network_fits(run.scenario)
         with Live(run, output, len(run.metrics())) as live:
             ENGINES[engine](run, resume=goes_on, on_line=both(live.line, on_line), **options)
     except BaseException:

@@ -260,6 +260,14 @@ def test_tensorboard_event_files(ist_fed: Command) -> None:
         (["simulate", "tiny.toml", "--set", "clients=2000"], "too few for 2000 clients"),
         (["simulate", "tiny.toml", "--resume", "runs/none"], "name the folder of a run"),
         (["report", "runs/none"], "name the folder of a run"),
+        (
+            ["simulate", "tiny.toml", "--set", "sizes.hidden1=1000000000"],
+            "must hold the whole network, but for 'tiny' that takes",
+        ),
+        (
+            ["inspect", "tiny.toml", "--set", "sizes.hidden1=100000000000"],
+            "must count which units are trained together, but for",
+        ),
         (["compare", "tiny.toml"], "at least two scenarios"),
         (["compare", "digits", "digits-fedavg", "--set", "name=same"], "names of their own"),
     ],
@@ -315,6 +323,8 @@ def test_every_command_explains_itself(ist_fed: Command) -> None:
             1,
             "error: there must be room to write, but a disk",
         ),
+        (MemoryError(), 1, "error: there must be memory to work in, but it ran out (MemoryError); lower [sizes]"),
+        (RuntimeError("[x] DefaultCPUAllocator: can't allocate memory: 9 bytes\nand more"), 1, "error: there must be"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
