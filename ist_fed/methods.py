@@ -92,9 +92,7 @@ def method(name: str, scenario: Scenario, budget: Budget) -> Scenario:
         ScenarioError: there is no such method.
     """
     if name not in METHODS:
-        raise ScenarioError(
-            f"there is no method '{name}'{nearest(name, list(METHODS))}; known are {', '.join(METHODS)}"
-        )
+        raise ScenarioError(f"there is no method '{name}'{nearest(name, list(METHODS))}")
     made = replace(METHODS[name](scenario), name=name)
     if name == "ist":
         return made

@@ -61,7 +61,9 @@ def from_table(
             raise ScenarioError(f"there is no key '{prefix}{key}'{owner}{_meant(prefix, key, known, elsewhere)}")
     for f in fields(cls):
         if f.default is MISSING and f.default_factory is MISSING and f.name not in table:
-            raise ScenarioError(f"'{prefix}{f.name}'{owner} is missing: {_meaning(cls, f.name)}")
+            raise ScenarioError(
+                f"there must be a key '{prefix}{f.name}'{owner}, but it is missing; add it{_meaning(cls, f.name)}"
+            )
     values = {key: _convert(hints[key], value, f"{prefix}{key}", elsewhere) for key, value in table.items()}
     try:
         return cls(**values)
@@ -116,7 +118,7 @@ _NAMES = {
 
 
 def _meaning(cls: Any, name: str) -> str:
-    """What a field means, from the class's docstring."""
+    """What a field means, in brackets, if the class's docstring says so."""
     lines = (line.strip() for line in (cls.__doc__ or "").splitlines())
-    said = next((line.partition(": ")[2] for line in lines if line.startswith(f"{name}:")), "it has no default")
-    return said.rstrip(".")
+    said = next((line.partition(": ")[2] for line in lines if line.startswith(f"{name}:")), "")
+    return f" ({said.rstrip('.')})" if said else ""

@@ -110,6 +110,9 @@ def test_the_weak_are_excluded() -> None:
 
 
 def test_an_unknown_method_is_refused() -> None:
+    with pytest.raises(ScenarioError, match="known: ") as caught:
+        method("foo", SCENARIO, "steps")
+    assert str(caught.value).count("heterofl") == 1
     with pytest.raises(ScenarioError, match="did you mean 'fedavg'"):
         method("fedvg", SCENARIO, "steps")
 

@@ -317,12 +317,18 @@ def test_a_wrong_value_is_named(override: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('name = "least"', "'name' is missing: of the run's folder"),
-        ('task = "digits"', "'task' is missing: a built-in task"),
-        ("[sizes]\nhidden1 = 32", "'sizes' is missing: units of each axis"),
-        ('[rule]\nname = "disjoint"\ngroups = 2', "'rule' is missing: `name` and"),
-        ("groups = 2", "'rule.groups' of rule 'disjoint' is missing: how many subnets"),
-        ('name = "disjoint"', "'rule.name' is missing: which rule deals the units out; known: "),
+        (
+            'name = "least"',
+            "there must be a key 'name', but it is missing; add it (what the run's folder is called",
+        ),
+        ('task = "digits"', "there must be a key 'task', but it is missing; add it (a built-in task"),
+        ("[sizes]\nhidden1 = 32", "there must be a key 'sizes', but it is missing; add it (units of each axis"),
+        ('[rule]\nname = "disjoint"\ngroups = 2', "there must be a key 'rule', but it is missing; add it (`name` and"),
+        ("groups = 2", "there must be a key 'rule.groups' of rule 'disjoint', but it is missing; add it (how many"),
+        (
+            'name = "disjoint"',
+            "there must be a key 'rule.name', but it is missing; add it (which rule deals",
+        ),
     ],
 )
 def test_a_missing_key_says_what_it_means(line: str, message: str) -> None:
@@ -339,8 +345,15 @@ class TestFiles:
     def test_the_file_is_named_in_every_error(self, tmp_path: Path) -> None:
         path = tmp_path / "mine.toml"
         path.write_text(LEAST)
+        path.write_text(f"cleints = 3\n{LEAST}")
         with pytest.raises(ScenarioError, match=r"mine\.toml: there is no key 'cleints'"):
-            load_scenario(path, ["cleints=3"])
+            load_scenario(path)
+
+    def test_the_settings_are_named_beside_the_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "mine.toml"
+        path.write_text(LEAST)
+        with pytest.raises(ScenarioError, match=r"mine\.toml with --set rounds=0 --set 'name=a b': name becomes"):
+            load_scenario(path, ["rounds=0", "name=a b"])
 
     def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(ScenarioError, match=r"scenario '.*none\.toml' cannot be read: No such file or directory$"):

@@ -27,7 +27,7 @@ class Scenario:
     """One experiment.
 
     Args:
-        name: of the run's folder: up to 64 letters, digits, `.`, `_` and `-`.
+        name: what the run's folder is called: up to 64 letters, digits, `.`, `_` and `-`.
         task: a built-in task, or `package.module:attribute`.
         options: keyword arguments of the task.
         sizes: units of each axis of the full network.
@@ -150,7 +150,10 @@ class Scenario:
         own = dict(self.rule)
         name = own.pop("name", None)
         if name is None:
-            raise ScenarioError(f"'rule.name' is missing: which rule deals the units out{nearest('', list(RULES))}")
+            raise ScenarioError(
+                f"there must be a key 'rule.name', but it is missing; add it (which rule deals the units out)"
+                f"{nearest('', list(RULES))}"
+            )
         if not isinstance(name, str) or name not in RULES:
             raise ScenarioError(f"'rule.name' must name a rule, but is {name!r}{nearest(str(name), list(RULES))}")
         rule: Rule = from_table(RULES[name], own, "rule", f" of rule '{name}'")

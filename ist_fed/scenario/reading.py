@@ -34,7 +34,8 @@ def load_scenario(path: Path | str, overrides: Sequence[str] = ()) -> Scenario:
     try:
         return parse_scenario(text, overrides)
     except ScenarioError as error:
-        raise ScenarioError(f"{path}: {error}") from error
+        changed = "".join(f" --set {shlex.quote(setting)}" for setting in overrides)
+        raise ScenarioError(f"{path}{' with' if changed else ''}{changed}: {error}") from error
 
 
 def parse_scenario(text: str, overrides: Sequence[str] = ()) -> Scenario:
