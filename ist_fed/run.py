@@ -40,8 +40,14 @@ class Run:
         self._stop = folder / "stop"
 
     @classmethod
-    def create(cls, folder: Path, scenario: Scenario) -> "Run":
+    def create(cls, folder: Path, scenario: Scenario, *, option: str = "--run", resume: str = "--resume") -> "Run":
         """Make the folder of a new run.
+
+        Args:
+            folder: of the run.
+            scenario: what is to be run in it.
+            option: by which whoever asks chooses another folder, for messages.
+            resume: by which they go on with a run that is there, for messages.
 
         Raises:
             RunError: there is one already, or it cannot be made.
@@ -53,12 +59,12 @@ class Run:
         except OSError as error:
             if not os.path.lexists(folder):
                 raise RunError(
-                    f"the run's folder '{folder}' cannot be made: {error.strerror}; choose another with --run"
+                    f"the run's folder '{folder}' cannot be made: {error.strerror}; choose another with {option}"
                 ) from error
-            remedy = f"resume it with --resume {folder}, " if (folder / "scenario.toml").exists() else ""
+            remedy = f"resume it with {resume} {folder}, " if (folder / "scenario.toml").exists() else ""
             raise RunError(
-                f"a run never overwrites anything, but '{folder}' exists; {remedy}choose another folder with --run, "
-                f"or remove it"
+                f"a run never overwrites anything, but '{folder}' exists; {remedy}choose another folder with "
+                f"{option}, or remove it"
             ) from error
         try:
             write_atomically(folder / "scenario.toml", scenario.to_toml().encode())

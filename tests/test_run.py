@@ -63,6 +63,10 @@ class TestCreate:
             Run.create(run.folder, SCENARIO)
         assert (run.folder / "metrics.jsonl").read_text() == "precious\n"
 
+    def test_the_options_of_whoever_asks_are_named(self, run: Run) -> None:
+        with pytest.raises(RunError, match=r"resume it with simulate --resume .*/x, choose another folder with --fold"):
+            Run.create(run.folder, SCENARIO, option="--folder", resume="simulate --resume")
+
     @pytest.mark.parametrize("make", [Path.mkdir, Path.touch])
     def test_nor_anything_else(self, tmp_path: Path, make: Any) -> None:
         make(tmp_path / "mine")
@@ -352,6 +356,15 @@ class TestCrashes:
         assert run.restore().round == 1
         count()
         assert equal(run.restore(), state(2))
+
+    def test_a_checkpoint_or_a_network_is_something_to_lose(self, run: Run) -> None:
+        run.record({"round": 1})
+        assert not run.has_state()
+        run.save_model(state(1).arrays, {})
+        assert run.has_state()
+        (run.folder / "model.safetensors").unlink()
+        run.checkpoint(state(1))
+        assert run.has_state()
 
     def test_a_run_that_starts_over_keeps_no_lines(self, run: Run) -> None:
         run.start_over()

@@ -43,9 +43,10 @@ def find_scenario(name: str, settings: list[str] | None) -> Scenario:
     """
     shipped = app_folder() / "scenarios"
     path = Path(name)
-    if not path.exists():
+    if path.is_dir() or not path.exists():
         path = shipped / f"{name}.toml"
     if not path.exists():
         known = ", ".join(sorted(file.stem for file in shipped.glob("*.toml")))
-        raise ScenarioError(f"there is no scenario file '{name}'; shipped scenarios are {known}")
+        folder = ", only a folder of that name" if Path(name).is_dir() else ""
+        raise ScenarioError(f"there is no scenario file '{name}'{folder}; shipped scenarios are {known}")
     return load_scenario(path, settings or [])

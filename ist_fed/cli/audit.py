@@ -79,7 +79,7 @@ def on_updates(scenario: Scenario) -> Finding:
 def on_the_network(scenario: Scenario, folder: Path | None) -> Finding:
     """Membership inference on the network of a run, which is trained first if it is not there."""
     with tempfile.TemporaryDirectory() as temporary:
-        return _on_the_network_of(train_or_go_on(scenario, folder or Path(temporary, "run")))
+        return _on_the_network_of(train_or_go_on(scenario, folder or Path(temporary, "run"), "--run"))
 
 
 def _on_the_network_of(run: Run) -> Finding:

@@ -1,7 +1,8 @@
-"""`ist-fed compare`: several scenarios on the same data and seed, side by side."""
+"""`ist-fed compare`: several scenarios of the same task and seed, side by side."""
 
+from collections.abc import Callable
 from enum import StrEnum
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +16,11 @@ from ist_fed.cli.simulate import train_or_go_on
 from ist_fed.errors import ScenarioError
 from ist_fed.methods import METHODS, a_round
 from ist_fed.report import comparison_rows, write_comparison
+from ist_fed.report.numbers import amount
 from ist_fed.run import Run
 from ist_fed.scenario import Scenario
+
+_SEEDS = 3
 
 
 class BudgetName(StrEnum):
@@ -37,9 +41,13 @@ def compare(
         str | None, typer.Option(help=f"Run one scenario as these methods would: {','.join(METHODS)}.")
     ] = None,
     budget: Annotated[
-        BudgetName, typer.Option(help="What methods get equally: local steps, bytes moved, or arithmetic.")
-    ] = BudgetName.steps,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each method; the first has the scenario's seed.")] = 3,
+        BudgetName | None,
+        typer.Option(help="What methods get equally: local steps (by default), bytes moved, or arithmetic."),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Runs of each method, by default 3; the first has the scenario's seed."),
+    ] = None,
     tune: Annotated[
         str,
         typer.Option(
@@ -56,11 +64,15 @@ def compare(
     ),
     output: OutputFormat = Format.text,
 ) -> None:
-    """Run scenarios on the same data and seed, and compare accuracy, bytes, steps and arithmetic.
+    """Run scenarios of the same task and seed, and compare accuracy, bytes, steps and arithmetic.
 
     With --methods, one scenario as several methods would run it, each at its best learning rate. Runs that are in the
     folder already are gone on with, so an interrupted comparison can be repeated.
     """
+    if target is not None and not isfinite(target):
+        raise ScenarioError(f"--target is a value that the metric may reach, but is {target}")
+    if methods is None and (budget or seeds or tune):
+        raise ScenarioError("--budget, --seeds and --tune are for methods; name some with --methods, or leave them out")
     wanted = [find_scenario(name, settings) for name in scenarios]
     if methods is not None:
         if len(wanted) > 1:
@@ -68,8 +80,8 @@ def compare(
         compare_methods(
             wanted[0],
             [name.strip() for name in methods.split(",")],
-            budget=budget.value,
-            seeds=seeds,
+            budget=(budget or BudgetName.steps).value,
+            seeds=seeds or _SEEDS,
             rates=_rates(tune),
             target=target,
             folder=folder,
@@ -85,7 +97,7 @@ def compare(
     if output is Format.json:
         print_json({"rows": rows, "page": str(page)})
     else:
-        _show(rows, target)
+        _show(rows, target, _title(wanted))
         print(f"comparison  {page}")
 
 
@@ -108,8 +120,8 @@ def _check_comparable(scenarios: list[Scenario]) -> None:
         values = {getattr(scenario, key) for scenario in scenarios}
         if len(values) > 1:
             raise ScenarioError(
-                f"compared scenarios share their data and seed, but '{key}' differs: {sorted(map(str, values))}; "
-                f"make them equal with --set {key}=…"
+                f"compared scenarios share their task, seed and clients, but '{key}' differs: "
+                f"{sorted(map(str, values))}; make them equal with --set {key}=…"
             )
 
 
@@ -124,30 +136,37 @@ def _arithmetic(run: Run, row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _show(rows: list[dict[str, Any]], target: float | None) -> None:
-    table = Table("", *(row["name"] for row in rows), title="same data, same seed")
+def _title(scenarios: list[Scenario]) -> str:
+    """What is the same: task, seed and clients in any case, the data only with the same options."""
+    given = [scenario.options for scenario in scenarios]
+    differ = sorted({key for one in given for key in one if any(one[key] != other.get(key) for other in given)})
+    return f"same task, same seed; options differ: {', '.join(differ)}" if differ else "same data, same seed"
+
+
+def _show(rows: list[dict[str, Any]], target: float | None, title: str) -> None:
+    table = Table("", *(row["name"] for row in rows), title=title)
     metric = rows[0]["metric"]
-    lines = {
-        "rule": ("rule", ""),
-        "final": (f"final {metric}", ".4f"),
-        "best": (f"best {metric}", ".4f"),
-        "mb_per_client": ("MB moved per client", ".2f"),
-        "steps_per_client": ("local steps per client", ".0f"),
-        "gflops_per_client": ("GFLOPs per client", ".1f"),
-        "virtual_seconds": ("virtual seconds", ".4g"),
+    lines: dict[str, tuple[str, Callable[[Any], str]]] = {
+        "rule": ("rule", str),
+        "final": (f"final {metric}", "{:.4f}".format),
+        "best": (f"best {metric}", "{:.4f}".format),
+        "mb_per_client": ("MB moved per client", "{:.2f}".format),
+        "steps_per_client": ("local steps per client", "{:.0f}".format),
+        "gflops_per_client": ("GFLOPs per client", amount),
+        "virtual_seconds": ("virtual seconds", "{:.4g}".format),
     }
     if target is not None:
-        lines["target_round"] = (f"rounds to {metric} {target}", ".0f")
-        lines["target_mb_per_client"] = ("  MB per client", ".2f")
-        lines["target_gflops_per_client"] = ("  GFLOPs per client", ".1f")
-        lines["target_virtual_seconds"] = ("  virtual seconds", ".4g")
-    for key, (words, style) in lines.items():
+        lines["target_round"] = (f"rounds to {metric} {target}", "{:.0f}".format)
+        lines["target_mb_per_client"] = ("  MB per client", "{:.2f}".format)
+        lines["target_gflops_per_client"] = ("  GFLOPs per client", amount)
+        lines["target_virtual_seconds"] = ("  virtual seconds", "{:.4g}".format)
+    for key, (words, show) in lines.items():
         if any(key in row for row in rows):
-            table.add_row(words, *(_cell(key, row, style) for row in rows))
+            table.add_row(words, *(_cell(key, row, show) for row in rows))
     Console(highlight=False).print(table)
 
 
-def _cell(key: str, row: dict[str, Any], style: str) -> str:
+def _cell(key: str, row: dict[str, Any], show: Callable[[Any], str]) -> str:
     if row.get(key) is None:  # only runs on a simulated network have virtual seconds
         return "never" if key.startswith("target_") else "–"
-    return format(row[key], style)
+    return show(row[key])

@@ -23,7 +23,7 @@ def group() -> None:
 def local(
     scenario: ScenarioPath,
     settings: Settings = None,
-    clients: Annotated[int | None, typer.Option(help="How many; by default as the scenario says.")] = None,
+    clients: Annotated[int | None, typer.Option(min=1, help="How many; by default as the scenario says.")] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/<name>.")] = None,
     supernode: Annotated[
         bool, typer.Option("--supernode", help="Let Flower's own SuperNodes run the clients.")
@@ -31,8 +31,8 @@ def local(
     output: OutputFormat = Format.text,
 ) -> None:
     """Run a scenario over gRPC and TLS on this machine: a server and its clients as processes, for a first look."""
-    wanted = find_scenario(scenario, [*(settings or []), *([f"clients={clients}"] if clients else [])])
-    this = Run.create(run or Path("runs", wanted.name), wanted)
+    wanted = find_scenario(scenario, [*(settings or []), *([f"clients={clients}"] if clients is not None else [])])
+    this = Run.create(run or Path("runs", wanted.name), wanted, resume="ist-fed simulate --resume")
     try:
         with Live(this, output) as live:
             deploy(this, on_line=live.line, supernode=supernode)

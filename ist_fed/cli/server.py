@@ -127,6 +127,8 @@ def logs(
 ) -> None:
     """The end of the logs of Flower's programs."""
     home = _home(federation)
+    if not any((home / name).exists() for name in NAMES):
+        raise EngineError(f"no server has worked in '{home}'; start one with `ist-fed server start`")
     for name in NAMES:
         print(f"--- {home / name}\n{tail(home / name, lines)}")
 
@@ -197,7 +199,7 @@ def _run(scenario: str | None, settings: list[str] | None, folder: Path | None, 
     if scenario is None:
         raise ScenarioError("name a scenario, as in `ist-fed server run digits`, or a run to --resume")
     wanted = find_scenario(scenario, settings)
-    return Run.create(folder or Path("runs", wanted.name), wanted)
+    return Run.create(folder or Path("runs", wanted.name), wanted, option="--folder")
 
 
 def _home(federation: Path) -> Path:

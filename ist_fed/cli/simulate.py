@@ -104,10 +104,16 @@ def train(
         raise
 
 
-def train_or_go_on(scenario: Scenario, folder: Path) -> Run:
-    """The run of a scenario: trained now, taken up where it stopped, or finished before."""
+def train_or_go_on(scenario: Scenario, folder: Path, option: str = "--folder") -> Run:
+    """The run of a scenario: trained now, taken up where it stopped, or finished before.
+
+    Args:
+        scenario: what is run.
+        folder: of the run.
+        option: by which another folder is chosen, for messages.
+    """
     if not folder.exists():
-        run, resume = Run.create(folder, scenario), False
+        run, resume = Run.create(folder, scenario, option=option), False
     else:
         run, resume = Run.open(folder, scenario), True
     if not resume or len(run.metrics()) < scenario.rounds or not (folder / "model.safetensors").exists():

@@ -167,6 +167,27 @@ def test_compare_puts_scenarios_side_by_side(ist_fed: Command) -> None:
     assert whole["gflops_per_client"] > 10 * subnets["gflops_per_client"]
 
 
+def test_compare_says_what_is_the_same(ist_fed: Command) -> None:
+    settings = ["--set", "rounds=1", "--set", "local_steps=1", "--set", "record.tensorboard=false", "--folder", "both"]
+    code, out, err = ist_fed("compare", "digits", "digits-noniid", *settings)
+    assert code == 0, err
+    assert "same task, same seed; options differ: alpha, partition" in out
+    (flops,) = [line for line in out.splitlines() if "GFLOPs" in line]
+    assert "0.0 " not in flops
+
+
+def test_a_folder_does_not_hide_a_shipped_scenario(ist_fed: Command) -> None:
+    Path("digits").mkdir()
+    assert ist_fed("inspect", "digits")[0] == 0
+
+
+def test_a_federation_without_clients_is_refused(ist_fed: Command) -> None:
+    code, _, err = ist_fed("deploy", "local", "tiny.toml", "--clients", "0")
+    assert code == 2
+    assert "--clients" in err
+    assert not Path("runs").exists()
+
+
 def test_report_writes_a_page(ist_fed: Command) -> None:
     ist_fed("simulate", "tiny.toml")
     code, out, _ = ist_fed("report", "runs/tiny")
@@ -262,11 +283,24 @@ def test_tensorboard_event_files(ist_fed: Command) -> None:
         (["report", "runs/none"], "name the folder of a run"),
         (
             ["simulate", "tiny.toml", "--set", "sizes.hidden1=1000000000"],
-            "must hold the whole network, but for 'tiny' that takes",
+            "hold the whole network, but for 'tiny' that",
         ),
         (
             ["inspect", "tiny.toml", "--set", "sizes.hidden1=100000000000"],
-            "must count which units are trained together, but for",
+            "count which units are trained together, but",
+        ),
+        (["simulate", "tiny.toml", "--set", "rounds=0"], "tiny.toml with --set rounds=0: rounds must be at least 1"),
+        (["inspect", "tiny"], "there is no scenario file 'tiny'; shipped"),
+        (["inspect", "."], "there is no scenario file '.', only a folder of that name; shipped"),
+        (["compare", "digits", "digits-fedavg", "--budget", "bytes"], "are for methods; name some with --methods"),
+        (["compare", "digits", "digits-fedavg", "--seeds", "3"], "are for methods; name some with --methods"),
+        (["compare", "digits", "digits-fedavg", "--tune", "0.1"], "are for methods; name some with --methods"),
+        (["compare", "digits", "digits-fedavg", "--target", "nan"], "a value that the metric may reach, but is nan"),
+        (["server", "logs"], "no server has worked in"),
+        (["deploy", "local", "tiny.toml", "--run", "."], "choose another folder with --run"),
+        (
+            ["server", "start", "tiny.toml", "--run", "--insecure", "--folder", "."],
+            "choose another folder with --folder",
         ),
         (["compare", "tiny.toml"], "at least two scenarios"),
         (["compare", "digits", "digits-fedavg", "--set", "name=same"], "names of their own"),
