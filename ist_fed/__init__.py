@@ -35,3 +35,8 @@ def __getattr__(name: str) -> Any:
     if name not in _ROOMS:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     return getattr(import_module(f"ist_fed.{_ROOMS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """What can be asked for, as a shell wants to know it."""
+    return [*globals(), *__all__]
