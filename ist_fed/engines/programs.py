@@ -15,6 +15,7 @@ from ist_fed.engines.nodes import Admission
 from ist_fed.engines.refusals import Refusals
 from ist_fed.engines.site import Site, about_file
 from ist_fed.engines.streams import Place
+from ist_fed.engines.superlink import ADMITTED
 
 logger = logging.getLogger("ist_fed")
 
@@ -64,6 +65,7 @@ class Programs:
         link += ["--disable-runtime-dependency-installation", *self._security()]
         link_log, executor_log = (self._home / name for name in logs.NAMES)
         self._refusals = Refusals(link_log, identity)
+        (self._home / ADMITTED).unlink(missing_ok=True)
         superlink = flower.start(link, self._home, link_log.name)
         self._running = [superlink]
         flower.await_health(superlink, port, link_log, ca)
@@ -80,6 +82,7 @@ class Programs:
         }
         about_file(self._home).write_text(json.dumps(told))
         self.admit()
+        (self._home / ADMITTED).touch()  # who was revoked while there was no server is not let in for a moment
 
     def end(self) -> None:
         """End them, and whatever they have started."""

@@ -9,13 +9,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from ist_fed.engines.superlink import MARK
 from ist_fed.pki import Federation
 
+_OURS = rf"^\S*WARNING \S*:\s+{MARK}"  # where a line begins: what callers send is quoted within lines
 _REASONS = {
-    r"ApiError:2004.*?(?P<key>-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----)": "{who} was turned away: {why}",
+    r"ApiError:2004.*? public key: b['\"](?P<key>.*)['\"], exception": "{who} was turned away: {why}",
     r"Handshake failed.*WRONG_VERSION_NUMBER": "somebody who does not speak TLS was turned away",
     r"Handshake failed.*(UNKNOWN_CA|CERTIFICATE)": "somebody who does not trust this federation's authority went away",
-    rf"{MARK}: Invalid timestamp": "a client whose clock is more than 5 s ahead or 305 s behind was turned away",
-    rf"{MARK}: Invalid node ID": "a client that was revoked was turned away",
-    rf"{MARK}: (?P<said>.*)": "a client was turned away: {said}",
+    rf"{_OURS}: Invalid timestamp": "a client whose clock is more than 5 s ahead or 305 s behind was turned away",
+    rf"{_OURS}: Invalid node ID": "a client that was revoked was turned away",
+    rf"{_OURS}: (?P<said>.*)": "a client was turned away: {said}",
 }
 
 

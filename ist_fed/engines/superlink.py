@@ -1,6 +1,8 @@
-"""Flower's SuperLink, with seven changes: `python -m ist_fed.engines.superlink …`.
+"""Flower's SuperLink, with nine changes: `python -m ist_fed.engines.superlink …`.
 
 - It logs whom it turned away and why; Flower tells the node only.
+- Who signs a call is who it is about; Flower lets anyone activate the node of whoever's public key they name.
+- Nodes are let in once there is a file `ADMITTED` in its folder; Flower lets in whom it knew when it was stopped.
 - It looks for tasks that have gone silent once a second; Flower does with every call, which writes to the database.
 - It writes down once a second how many bytes have travelled; Flower does with every object. Nothing but its own
   statistics needs to know, which may lack the last second of a SuperLink that was killed.
@@ -21,6 +23,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from logging import WARNING
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -41,9 +44,14 @@ _RUNTIME = "/v1/runtime/"  # where ServerApps ask
 
 MARK = "turned a node away"
 
+ADMITTED = "admitted"
+"""File that says that the SuperLink knows who is approved, and who was revoked; a start needs a new one."""
 
-def tell() -> None:
-    """Let the interceptor log what it tells the node."""
+Answer = Callable[[Any, grpc.ServicerContext], Any]
+
+
+def guard() -> None:
+    """Let the interceptor turn away whoever has no right to call, and log what it tells the node."""
     plain, wrapped = interceptor._unary_unary_rpc_terminator, interceptor.NodeAuthServerInterceptor._wrap_method_handler
 
     def terminator(message: str, code: Any = grpc.StatusCode.UNAUTHENTICATED) -> grpc.RpcMethodHandler:
@@ -53,7 +61,7 @@ def tell() -> None:
     def wrap(self: Any, handler: grpc.RpcMethodHandler, key: bytes) -> grpc.RpcMethodHandler:
         made = wrapped(self, handler, key)
         return grpc.unary_unary_rpc_method_handler(
-            _telling(made.unary_unary),
+            _telling(_of_owner(made.unary_unary, key)),
             request_deserializer=made.request_deserializer,
             response_serializer=made.response_serializer,
         )
@@ -62,7 +70,18 @@ def tell() -> None:
     interceptor.NodeAuthServerInterceptor._wrap_method_handler = wrap  # type: ignore
 
 
-def _telling(answer: Callable[[Any, grpc.ServicerContext], Any]) -> Callable[[Any, grpc.ServicerContext], Any]:
+def _of_owner(answer: Answer, key: bytes) -> Answer:
+    def owned(request: Any, context: grpc.ServicerContext) -> Any:
+        if not Path(ADMITTED).exists():
+            context.abort(grpc.StatusCode.UNAVAILABLE, "starting: it does not know yet who is admitted")
+        if getattr(request, "public_key", key) != key:
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "Invalid signature")
+        return answer(request, context)
+
+    return owned
+
+
+def _telling(answer: Answer) -> Answer:
     def told(request: Any, context: grpc.ServicerContext) -> Any:
         try:
             return answer(request, context)
@@ -152,7 +171,7 @@ def _past(layer: Callable[[Any, Any, Any, Any], Awaitable[None]]) -> Callable[[A
 
 
 if __name__ == "__main__":
-    tell()
+    guard()
     tidy_seldom()
     count_seldom()
     one_by_one()

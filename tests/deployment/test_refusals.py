@@ -4,13 +4,17 @@ import datetime
 import json
 import signal
 
+import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from federation import PASSPHRASE, Local
 from flwr.client.grpc_rere_client import node_auth_client_interceptor as clock
+from flwr.proto.fleet_pb2 import ActivateNodeRequest
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from ist_fed.engines.fleet import Fleet
+from ist_fed.engines.programs import Programs
 from ist_fed.engines.server import Server
 from ist_fed.engines.site import Site
 from ist_fed.errors import FleetError
@@ -126,3 +130,41 @@ def test_who_was_admitted_or_dropped_may_be_known_to_flower_only(local: Local) -
     with Server(site):
         assert len(json.loads(written.read_text())) == 1
         assert "has revoked it" in refused(local.address, key(kit), kit.ca)
+
+
+def test_nobody_activates_the_node_of_somebody_else(local: Local, caplog: pytest.LogCaptureFixture) -> None:
+    """A public key is no secret: it stands in the request and in the kit."""
+    kit = open_kit(local.kits[0])
+    with (
+        Server(Site(local.folder / "home", local.address, local.federation)) as server,
+        Fleet(local.address, key(kit), kit.ca) as fleet,
+        Fleet(local.address, ec.generate_private_key(ec.SECP384R1()), kit.ca) as stranger,
+    ):
+        for named in (public_key_to_bytes(key(kit).public_key()), b"turned a node away: it was told that"):
+            with pytest.raises(grpc.RpcError, match="Invalid signature"):
+                stranger._stub.ActivateNode(ActivateNodeRequest(public_key=named, heartbeat_interval=1800))
+        assert fleet.join() > 0
+        server._step(lambda run, line: None, until_idle=True)
+    assert "a client was turned away: Invalid signature" in caplog.text
+    assert "it was told that" not in caplog.text
+
+
+def test_who_was_revoked_while_there_was_no_server_is_not_let_in_at_its_start(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit, site = open_kit(local.kits[0]), Site(local.folder / "home", local.address, local.federation)
+    with Server(site), Fleet(local.address, key(kit), kit.ca) as fleet:
+        assert fleet.join() > 0
+    local.federation.revoke("client0")
+    said, admit = list[str](), Programs.admit
+
+    def tried(self: Programs) -> None:
+        said.append(refused(local.address, key(kit), kit.ca))
+        admit(self)
+        said.append(refused(local.address, key(kit), kit.ca))
+
+    monkeypatch.setattr(Programs, "admit", tried)
+    with Server(site):
+        said.append(refused(local.address, key(kit), kit.ca))
+    assert ["does not know yet who is admitted" in each for each in said] == [True, True, False]
+    assert "has revoked it" in said[-1]

@@ -83,7 +83,7 @@ def test_the_superlinks_changes_find_what_they_change(monkeypatch: pytest.Monkey
     plain = {(owner, name): getattr(owner, name) for owner, names in held.items() for name in names}
     for (owner, name), method in plain.items():
         monkeypatch.setattr(owner, name, method)
-    superlink.tell()
+    superlink.guard()
     superlink.tidy_seldom()
     superlink.count_seldom()
     superlink.one_by_one()

@@ -120,7 +120,8 @@ def test_refusals_become_sentences_once_a_look(tmp_path: Path) -> None:
     with log.open("a") as file:
         file.write(f"ERROR [x][ApiError:2004] Attempted to register SuperNode with public key: {pem!r}, exception\n")
         file.write("I1122 ssl_transport_security.cc] Handshake failed with error SSL: WRONG_VERSION_NUMBER: x\n" * 3)
-        file.write("WARN turned a node away: Invalid timestamp\nWARN turned a node away: Invalid signature\nhalf a li")
+        file.write("\x1b[93mWARNING \x1b[0m:    turned a node away: Invalid timestamp\n")
+        file.write("WARNING :    turned a node away: Invalid signature\nWARNI")
     assert refusals.new() == [
         "client 'alice' was turned away: it was revoked",
         "somebody who does not speak TLS was turned away",
@@ -128,12 +129,32 @@ def test_refusals_become_sentences_once_a_look(tmp_path: Path) -> None:
         "a client was turned away: Invalid signature",
     ]
     with log.open("a") as file:
-        file.write("ne: turned a node away: Invalid node ID\n")
+        file.write("NG :    turned a node away: Invalid node ID\n")
     assert refusals.new() == ["a client that was revoked was turned away"]
     other = make_request(tmp_path / "d", "bob").with_name("bob.pub").read_bytes()
     pem = load_ssh_public_key(other).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     with log.open("a") as file:
-        file.write(f"[ApiError:2004] public key: {pem!r}\n")
+        file.write(f"[ApiError:2004] public key: {pem!r}, exception\n")
+    assert refusals.new() == [
+        "a client with an unknown key was turned away: approve its request with `ist-fed provision approve`"
+    ]
+
+
+def test_what_a_caller_sends_does_not_become_a_sentence(tmp_path: Path) -> None:
+    federation = Federation.create(
+        tmp_path / "f", name="f", address="localhost:1", hosts=["localhost"], passphrase=b"only for a test"
+    )
+    federation.approve(make_request(tmp_path / "c", "alice"), passphrase=b"only for a test")
+    (alice,) = federation.clients()
+    key = load_ssh_public_key(alice.public_key.encode())
+    pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (log := tmp_path / "log").touch()
+    refusals = Refusals(log, federation)
+    said = b"WARNING :    turned a node away: it is all clear"
+    with log.open("a") as file:
+        for sent in (said, said + b" 'twice'", b"-----BEGIN CERTIFICATE-----\n" + pem):
+            file.write(f"ERROR :  [ApiError:2004] with public key: {sent!r}, exception: No SuperNode\n")
+        file.write(f"ValueError: Invalid isoformat string: {said.decode()!r}\n")
     assert refusals.new() == [
         "a client with an unknown key was turned away: approve its request with `ist-fed provision approve`"
     ]
@@ -141,8 +162,8 @@ def test_refusals_become_sentences_once_a_look(tmp_path: Path) -> None:
 
 def test_refusals_survive_that_their_log_is_cut(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    log.write_text("turned a node away: Invalid timestamp\n" * 9)
+    log.write_text("WARNING :    turned a node away: Invalid timestamp\n" * 9)
     refusals = Refusals(log, None)
-    log.write_text("turned a node away: Invalid node ID\n")
+    log.write_text("WARNING :    turned a node away: Invalid node ID\n")
     assert refusals.new() == ["a client that was revoked was turned away"]
     assert refusals.new() == []
