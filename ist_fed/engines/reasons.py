@@ -55,6 +55,8 @@ def explain(error: grpc.RpcError, address: str, *, plain: bool = False) -> Fleet
         return FleetUnreachable(f"the server at {address} cannot be reached ({said.rpartition(': ')[2]})")
     if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
         return FleetUnreachable(f"the server at {address} did not answer in time")
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "Concurrent RPC limit" in said:
+        return FleetUnreachable(f"the server at {address} has too much to do")
     if code is grpc.StatusCode.INTERNAL:  # its database was busy for too long, say
         return FleetUnreachable(f"the server at {address} failed over a call; its log says why")
     return FleetRefused(f"the server at {address} refused: {flower.message if flower else said}")

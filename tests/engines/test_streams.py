@@ -17,7 +17,7 @@ from ist_fed.engines.flower import free_port
 from ist_fed.engines.inprocess import Handler, InProcessGrid
 from ist_fed.engines.site import Site
 from ist_fed.engines.streams import Place, Service, StreamingGrid, channel, streamed, streaming
-from ist_fed.engines.streams.calls import AT, MESSAGE, SIZE, TICKET, UP, path
+from ist_fed.engines.streams.calls import AT, DOWN, MESSAGE, SIZE, TICKET, UP, path
 from ist_fed.engines.streams.channel import Channel
 from ist_fed.errors import EngineError, FleetRefused, FleetUnreachable, RoundError, WireError
 from ist_fed.exchange import Waking
@@ -55,6 +55,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(channel, "_FIRST_WAIT_S", 0.02)
     monkeypatch.setattr(channel, "_LONGEST_WAIT_S", 0.1)
     monkeypatch.setattr(channel, "_PATIENCE_S", 1.0)
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 # --- A transfer -------------------------------------------------------------------------------------------------------
@@ -206,7 +213,7 @@ def test_an_old_call_does_not_add_to_what_a_newer_one_sends(service: Service) ->
         assert link._send(ticket, (), 0, len(WHOLE), 10) == 1000
         assert link._send(ticket, laid().pieces(1000, MESSAGE), 1000, len(WHOLE), 10) == len(WHOLE)
         resume.set()
-        assert old.exception(10).code() is grpc.StatusCode.ABORTED
+        assert old.exception(10).code() is grpc.StatusCode.CANCELLED
         assert service.take(ticket) == WHOLE
 
 
@@ -253,6 +260,75 @@ def test_no_more_is_taken_in_than_can_be_a_trained_subnet(service: Service) -> N
         assert service.take(ticket) is None  # and not all of that
         with pytest.raises(grpc.RpcError, match="larger than max"):
             link._send(service.offer(laid()), [bytes(2 * PIECE)], 0, 2 * PIECE, 10)
+
+
+class Silent:
+    """Calls that send nothing until they are closed."""
+
+    def __init__(self, port: int) -> None:
+        self._plain, self._closed = grpc.insecure_channel(f"127.0.0.1:{port}"), threading.Event()
+
+    def call(self, call: str, ticket: str | None) -> grpc.Future:
+        said = [(TICKET, ticket)] if ticket else []
+        return self._plain.stream_unary(path(call)).future(self._nothing(), metadata=[*said, (AT, "0"), (SIZE, "1")])
+
+    def _nothing(self) -> Iterator[bytes]:
+        self._closed.wait()
+        yield from ()
+
+    def __enter__(self) -> "Silent":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._closed.set()
+        self._plain.close()
+
+
+@pytest.fixture
+def four_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ist_fed.engines.streams.service._AT_ONCE", 4)
+
+
+@pytest.mark.parametrize("call", [DOWN, UP])
+@pytest.mark.usefixtures("four_at_once")
+def test_who_has_no_ticket_keeps_nobody_waiting(call: str, service: Service) -> None:
+    with Silent(service.port) as silent, connected(service.port) as link:
+        calls = [silent.call(call, None) for _ in range(20)]
+        assert link.fetch(service.offer(laid()), len(WHOLE), 10) == WHOLE
+        assert {each.exception(10).code() for each in calls} == {grpc.StatusCode.NOT_FOUND}
+
+
+@pytest.mark.parametrize("call", [DOWN, UP])
+@pytest.mark.usefixtures("four_at_once")
+def test_a_ticket_takes_one_thread_until_it_is_worth_nothing(call: str, service: Service) -> None:
+    mine, other = service.offer(laid()), service.offer(laid())
+    with Silent(service.port) as silent, connected(service.port) as link:
+        calls = [silent.call(call, mine) for _ in range(20)]
+        assert link.fetch(other, len(WHOLE), 10) == WHOLE
+        wait_for(lambda: sum(each.done() for each in calls) == 19)
+        service.take(mine)
+        assert {each.exception(10).code() for each in calls} == {grpc.StatusCode.CANCELLED}
+        link.send(other, laid(), 10)
+        assert service.take(other) == WHOLE
+
+
+@pytest.mark.usefixtures("quick")
+def test_who_comes_when_there_are_too_many_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ist_fed.engines.streams.service._WAITING", 1)
+    service = Service("127.0.0.1:0", None)
+    mine, other = service.offer(laid()), service.offer(laid())
+    try:
+        with Silent(service.port) as silent, connected(service.port) as link:
+            waiting = silent.call(UP, mine)
+            wait_for(lambda: service._held[mine].call is not None)
+            with pytest.raises(FleetUnreachable, match="has too much to do"):
+                link.fetch(other, len(WHOLE), 10)
+            soon = threading.Timer(0.2, service.take, [mine])
+            soon.start()
+            assert link.fetch(other, len(WHOLE), 10) == WHOLE
+            assert waiting.exception(10).code() is grpc.StatusCode.CANCELLED
+    finally:
+        service.close()
 
 
 # --- A grid -----------------------------------------------------------------------------------------------------------

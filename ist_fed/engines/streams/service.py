@@ -2,7 +2,7 @@
 
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,9 @@ from ist_fed.errors import EngineError
 from ist_fed.wire import PIECE, Laid
 
 _AT_ONCE = 256  # streams; more wait their turn
+_WAITING = 4096  # calls, with those that are under way; who is turned away for their number comes again
 _LARGER = 4  # times what was sent may come back: masked numbers are of four bytes, where the network's may be of two
+_UNKNOWN = "nobody waits for this ticket"
 
 
 @dataclass
@@ -25,7 +27,7 @@ class _Held:
     room: int  # bytes that may come
     up: bytearray | None = None
     got: int = 0  # bytes of it that came
-    turn: int = 0  # number of the call that may add to `up`: the newest, for an older one is of a broken connection
+    call: grpc.ServicerContext | None = None  # the newest, which alone goes on: an older is of a broken connection
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -52,7 +54,8 @@ class Service:
             ("grpc.so_reuseport", 0),  # else two processes may listen, and each gets half of the calls
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ]
-        self._server = grpc.server(ThreadPoolExecutor(_AT_ONCE, "stream"), [self._handlers()], options=options)
+        pool, handlers = ThreadPoolExecutor(_AT_ONCE, "stream"), [_Ticketed(self._handlers(), self._held)]
+        self._server = grpc.server(pool, handlers, options=options, maximum_concurrent_rpcs=_WAITING)
         try:
             if certificate is None:
                 self.port = self._server.add_insecure_port(address)
@@ -90,21 +93,25 @@ class Service:
         if held is None:
             return None
         with held.lock:
-            held.turn, came, held.up = 0, held.up, None
+            call, came = held.call, held.up
+            held.call = held.up = None
+        if call is not None:
+            call.cancel()  # it may be waiting for bytes, and hold a thread
         return came if came is not None and held.got == len(came) else None
 
     # --- For whoever calls --------------------------------------------------------------------------------------------
 
     def _handlers(self) -> grpc.GenericRpcHandler:
         calls = {
-            DOWN: grpc.unary_stream_rpc_method_handler(self._down),
+            # Of a call with one request gRPC would wait for that in a thread, out of our reach.
+            DOWN: grpc.stream_stream_rpc_method_handler(self._down),
             UP: grpc.stream_unary_rpc_method_handler(self._up),
         }
         return grpc.method_handlers_generic_handler(SERVICE, calls)
 
-    def _down(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+    def _down(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         held = self._of(context)
-        first, laid = _number(request.decode("ascii", "replace"), context), held.down
+        first, laid = _number(next(requests, b"").decode("ascii", "replace"), context), held.down
         if laid is None or first >= laid.size:
             held.down = None  # they are there
         else:
@@ -116,13 +123,11 @@ class Service:
         if size > held.room:
             context.abort(grpc.StatusCode.OUT_OF_RANGE, "more bytes come than can be a trained subnet")
         with held.lock:
-            held.turn += 1
-            turn = held.turn
-            if held.up is None:
+            if held.call is context and held.up is None:
                 held.up = bytearray(size)
         for piece in pieces:
             with held.lock:
-                if held.turn != turn or held.up is None or at != held.got or at + len(piece) > len(held.up):
+                if held.call is not context or held.up is None or at != held.got or at + len(piece) > len(held.up):
                     context.abort(grpc.StatusCode.ABORTED, "these are not the bytes that come next")
                 assert held.up is not None
                 held.up[at : at + len(piece)] = piece
@@ -132,11 +137,46 @@ class Service:
         return str(held.got).encode()
 
     def _of(self, context: grpc.ServicerContext) -> _Held:
-        held = self._held.get(str(dict(context.invocation_metadata()).get(TICKET, "")))
-        if held is None:
-            context.abort(grpc.StatusCode.NOT_FOUND, "nobody waits for this ticket")
+        """What belongs to the call's ticket; the call before it is broken off, so that a ticket takes one thread."""
+        name = _ticket(context)
+        held = self._held.get(name)
+        if held is not None:
+            with held.lock:
+                older, held.call = held.call, context
+            if older is not None:
+                older.cancel()
+        if held is None or name not in self._held:  # it may have been taken meanwhile
+            context.abort(grpc.StatusCode.NOT_FOUND, _UNKNOWN)
         assert held is not None
         return held
+
+
+class _Ticketed(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Looks at a call's ticket before the call gets a thread, which it would keep while it sends nothing.
+
+    Args:
+        calls: what answers those with a ticket.
+        held: what belongs to each ticket.
+    """
+
+    def __init__(self, calls: grpc.GenericRpcHandler, held: Container[str]) -> None:
+        self._calls, self._held = calls, held
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        """What answers a call; None if there is no such call."""
+        handler = self._calls.service(details)
+        known = handler is None or _ticket(details) in self._held
+        return handler if known else grpc.stream_stream_rpc_method_handler(_refuse)
+
+
+def _refuse(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+    context.abort(grpc.StatusCode.NOT_FOUND, _UNKNOWN)
+    yield b""
+
+
+def _ticket(call: grpc.ServicerContext | grpc.HandlerCallDetails) -> str:
+    said = call.invocation_metadata
+    return str(dict(said() if callable(said) else said).get(TICKET, ""))
 
 
 def _number(said: str | bytes, context: grpc.ServicerContext) -> int:
