@@ -8,12 +8,13 @@ from flwr.clientapp import ClientApp
 
 from client.data import data_of, guard_of, task_of
 from client.device import machine_of
+from client.discretion import discreet
 from client.secrecy import member_of
 from ist_fed.engines.streams import streamed
 from ist_fed.scenario import from_run_config
 from ist_fed.worker import Worker
 
-app = ClientApp(mods=[streamed])
+app = ClientApp(mods=[discreet, streamed])
 
 
 @app.query()

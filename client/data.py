@@ -2,27 +2,57 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch.utils.data import Dataset
 
 from ist_fed.errors import PrivacyError, TaskError
 from ist_fed.privacy.example import Guard
 from ist_fed.scenario import Scenario
-from ist_fed.tasks import TASKS, Batch, Task, load_task
+from ist_fed.tasks import TASKS, Batch, Task, load_task, paths_of
+from ist_fed.tasks.source import PATHS, ROOT, may_name
+from ist_fed.wire.excerpt import excerpt
+
+
+class Unwilling(TaskError, PrivacyError):
+    """The server asks for what the operator does not allow; it may be told so, for the message says nothing else."""
+
+
+def is_simulated(node: Mapping[str, object]) -> bool:
+    """Whether it is a node of Flower's simulation, where whoever wrote the scenario is the operator."""
+    return node.keys() <= {"partition-id", "num-partitions"}
 
 
 def task_of(scenario: Scenario, node: Mapping[str, object]) -> Task:
     """The scenario's task: a built-in one, or one that the operator allowed, for its code runs here.
 
     Raises:
-        TaskError: it is neither.
+        Unwilling: it is neither, or its data are where the operator did not say.
+        TaskError: it cannot be made.
     """
     if "tasks" in node and scenario.task not in (*TASKS, *str(node["tasks"]).split(",")):
-        raise TaskError(
+        raise Unwilling(
             f"this client runs the built-in tasks and those that its operator allowed, but the server asks for "
             f"'{scenario.task}'; start the client with --allow-task {scenario.task}"
         )
-    return load_task(scenario.task, scenario.options)
+    return load_task(scenario.task, scenario.options if is_simulated(node) else _allowed(scenario, node))
+
+
+def _allowed(scenario: Scenario, node: Mapping[str, object]) -> dict[str, Any]:
+    """The options, without paths on this machine that are not the server's to name.
+
+    Raises:
+        Unwilling: the node's data are to come from there; other data might be taken in their place.
+    """
+    options = scenario.options
+    foreign = [name for name in paths_of(scenario.task) if options.get(name) and not may_name(str(options[name]))]
+    if foreign and "data" not in node:
+        raise Unwilling(
+            f"a server may name paths in the folders that a client's operator put into {ROOT} and {PATHS}, but this "
+            f"scenario's options.{foreign[0]} is '{excerpt(options[foreign[0]], 80)}'; leave it out, or put the folder "
+            f"there"
+        )
+    return {name: value for name, value in options.items() if name not in foreign}
 
 
 def data_of(task: Task, node: Mapping[str, object]) -> Dataset[Batch]:
@@ -37,13 +67,13 @@ def guard_of(scenario: Scenario, node: Mapping[str, object], client: int) -> Gua
     """What counts and protects the node's single examples, if the scenario asks for it.
 
     Raises:
-        PrivacyError: the node has no folder of its own, in which the count outlives the process; or its operator asks
-            for this protection, and the scenario does not.
+        PrivacyError: the node has no folder of its own, in which the count outlives the process.
+        Unwilling: its operator asks for this protection, and the scenario does not.
     """
     allowed = float(str(node.get("example-epsilon", "inf")))
     if not scenario.example_privacy.on:
         if "example-epsilon" in node:
-            raise PrivacyError(
+            raise Unwilling(
                 "this client trains only where its single examples are private, for so its operator said, but the "
                 "scenario has no [example_privacy]; give it one"
             )

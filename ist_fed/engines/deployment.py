@@ -19,6 +19,7 @@ from ist_fed.federation import Line
 from ist_fed.pki import Federation, make_request
 from ist_fed.pki.signing import CERTIFICATE, certify, create_authority, request_member
 from ist_fed.run import Run
+from ist_fed.tasks.source import PATHS
 
 
 def deploy(
@@ -91,7 +92,8 @@ def _clients(kits: list[Path], more: list[str]) -> Iterator[None]:
             command += ["--partition", f"{number}/{len(kits)}", *more]
             if (signer := kit.with_name(f"{kit.parent.name}{CERTIFICATE}")).exists():
                 command += ["--signer", str(signer)]
-            processes.append(flower.start(command, kit.parent, "client.log"))
+            # Whoever wrote the scenario is this machine's operator.
+            processes.append(flower.start(command, kit.parent, "client.log", {PATHS: kit.anchor}))
         yield
     finally:
         for process in processes:

@@ -4,6 +4,7 @@ import grpc
 from flwr.supercore.error import ApiErrorCode, FlowerError
 
 from ist_fed.errors import FleetError, FleetOver, FleetRefused, FleetUnknown, FleetUnreachable
+from ist_fed.wire.excerpt import excerpt
 
 _APPROVE = "ask its operator to approve this client's request"
 _REASONS = {
@@ -52,11 +53,12 @@ def explain(error: grpc.RpcError, address: str, *, plain: bool = False) -> Fleet
             return FleetRefused(
                 f"the server at {address} cannot be used: it speaks TLS; start this client with its kit"
             )
-        return FleetUnreachable(f"the server at {address} cannot be reached ({said.rpartition(': ')[2]})")
+        why = excerpt(said.rpartition(": ")[2])
+        return FleetUnreachable(f"the server at {address} cannot be reached ({why})")
     if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
         return FleetUnreachable(f"the server at {address} did not answer in time")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "Concurrent RPC limit" in said:
         return FleetUnreachable(f"the server at {address} has too much to do")
     if code is grpc.StatusCode.INTERNAL:  # its database was busy for too long, say
         return FleetUnreachable(f"the server at {address} failed over a call; its log says why")
-    return FleetRefused(f"the server at {address} refused: {flower.message if flower else said}")
+    return FleetRefused(f"the server at {address} refused: {excerpt(flower.message if flower else said)}")

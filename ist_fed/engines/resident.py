@@ -20,6 +20,7 @@ from ist_fed.engines.apps import Config, defaults, installed_app
 from ist_fed.engines.fleet import Fleet
 from ist_fed.errors import FleetOver, FleetRefused, FleetUnknown, FleetUnreachable
 from ist_fed.wire import open_step
+from ist_fed.wire.excerpt import excerpt
 
 logger = logging.getLogger("ist_fed")
 
@@ -27,7 +28,12 @@ _POLL_S, _IDLE_S = 0.3, 1.0  # between two questions for work that are not held:
 _PATIENCE = 5.0  # a server that answers slowly has much to do: so many times as long as it took until the next question
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0  # after a failure of the network
 _FETCHED_S = 3.0  # in which a reply is fetched: a strategy asks twice a second
-_APP_RAISED = 2  # Flower's error code for an exception in a ClientApp
+
+APP_RAISED = 2
+"""Flower's error code for an exception in a ClientApp."""
+
+NO_ANSWER = "it could not answer; its own log says why"
+"""All that a server is told of such an exception: what it says may be of the data, and where they lie."""
 
 ADMISSION_S = 60.0
 """Seconds in which a server comes to know a client."""
@@ -108,24 +114,22 @@ class Resident:
 
     def _answer(self, message: Message) -> None:
         """Work, and send the reply; while there is no network it is kept, and nothing else is taken up."""
-        began = time.monotonic()
-        if message.metadata.message_type == MessageType.TRAIN:
-            step = open_step(message)
-            doing = "training" if step is None or step.name == "upload" else f"secure step '{step.name[:20]}'"
-            logger.info("round %s: %s", message.metadata.group_id, doing)
+        began, group = time.monotonic(), excerpt(message.metadata.group_id or "-", 20)
         try:
+            if message.metadata.message_type == MessageType.TRAIN:
+                logger.info("round %s: %s", group, _doing(message))
             app, context = self._run_of(message)
             if self._fleet.link:
                 context.state[LINK] = MetricRecord({"bytes_per_second": self._fleet.link})
             reply = app(message=message, context=context)
-        except Exception as error:
-            logger.exception("round %s: this client could not answer", message.metadata.group_id or "-")
-            reply = Message(Error(_APP_RAISED, f"{type(error).__name__}: {error}"), reply_to=message)
+        except Exception:
+            logger.exception("round %s: this client could not answer", group)
+            reply = Message(Error(APP_RAISED, NO_ANSWER), reply_to=message)
         seconds = time.monotonic() - began
         try:
             self._insist(lambda: self._fleet.push(reply, seconds), until_done=True)
         except FleetRefused as error:
-            logger.warning("round %s: the reply is no longer wanted (%s)", message.metadata.group_id or "-", error)
+            logger.warning("round %s: the reply is no longer wanted (%s)", group, error)
 
     def _run_of(self, message: Message) -> tuple[ClientApp, Context]:
         number = message.metadata.run_id
@@ -159,6 +163,11 @@ class Resident:
                     return None
                 self._stop.wait(wait * random.uniform(0.8, 1.2))
                 wait = min(2 * wait, _LONGEST_WAIT_S)
+
+
+def _doing(message: Message) -> str:
+    step = open_step(message)
+    return "training" if step is None or step.name == "upload" else f"secure step '{excerpt(step.name, 20)}'"
 
 
 def _warm_up() -> None:

@@ -94,6 +94,8 @@ class Cifar(Classification):
     alpha: float = 0.5
     partition_seed: int = 0
 
+    paths = ("path",)
+
     def __post_init__(self) -> None:
         """Refuse options out of their range, here and not when the first client asks for its data."""
         if type(self.classes) is not int or self.classes not in _VERSIONS:

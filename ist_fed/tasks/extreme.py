@@ -57,6 +57,7 @@ class Extreme(Task):
     norm: Norm = "layer"
 
     metric = "precision_at_1"
+    paths = ("path",)
 
     def __post_init__(self) -> None:
         """Refuse options out of their range."""
@@ -64,6 +65,12 @@ class Extreme(Task):
         for option, smallest in least.items():
             if type(value := getattr(self, option)) is not int or value < smallest:
                 raise TaskError(f"{option} must be a whole number, at least {smallest}, but is {value!r}")
+        for option in ("train", "test"):
+            name = Path(str(getattr(self, option)))
+            if name.is_absolute() or ".." in name.parts:
+                raise TaskError(
+                    f"{option} must name a file in the data set's folder, but is '{name}'; set options.path"
+                )
         self._factory()
 
     def _factory(self) -> Build:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -153,12 +154,15 @@ def features_of(recordings: Recordings, cache: Path) -> np.ndarray:
 
 
 def _keep(path: Path, data: bytearray) -> None:
-    """Several processes may do so at once, each under a name of its own until it is whole."""
-    own = path.with_name(f"{path.name}.{os.getpid()}")
+    """Several processes may do so at once, each in a folder of its own until it is whole. Like the recordings, features
+    may be private, so nobody else may read them."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(own, data)
-        own.replace(path)
+        path.parent.mkdir(0o700, parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=path.parent) as folder:
+            own = Path(folder) / path.name
+            write_atomically(own, data)
+            own.chmod(0o600)
+            own.replace(path)
     except (OSError, RunError) as error:
         logger.warning("features are not kept for the next time: %s", error)
 

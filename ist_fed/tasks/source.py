@@ -9,6 +9,16 @@ from ist_fed.errors import TaskError
 ROOT = "IST_FED_DATA"
 """Environment variable: a folder with a folder for each data set."""
 
+PATHS = "IST_FED_PATHS"
+"""Environment variable of a client: more folders in which a server may name paths, separated as in PATH."""
+
+
+def may_name(path: str) -> bool:
+    """Whether a server may name a path on this machine: if it lies in a folder that the operator named."""
+    folders = [os.environ.get(ROOT, ""), *os.environ.get(PATHS, "").split(os.pathsep)]
+    there = Path(path).expanduser().resolve()
+    return any(there.is_relative_to(Path(folder).expanduser().resolve()) for folder in folders if folder)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Source:

@@ -71,6 +71,8 @@ class Speech(Classification):
     alpha: float = 0.5
     partition_seed: int = 0
 
+    paths = ("path", "cache")
+
     def __post_init__(self) -> None:
         """Refuse options out of their range, here and not when the first client asks for its data."""
         for key in ("path", "cache"):

@@ -1,7 +1,7 @@
 """What is learnt: a model factory, data, a loss and a metric."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from numbers import Real
@@ -27,6 +27,10 @@ class Task(Protocol):
 
     metric: str = "accuracy"
     """Name of what `score` measures; higher is better."""
+
+    paths: Sequence[str] = ()
+    """Options that say where something lies on the machine, such as `("path",)`; on a client a server may name paths in
+    folders that its operator named only. A function that makes tasks may have it, too."""
 
     declared: Mapping[str, str] = {}
     """Array name → its dimensions, for layouts that `infer` cannot see, such as `{"qkv.weight": "(3 heads 64) ."}`."""
@@ -108,17 +112,7 @@ def load_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
     Raises:
         TaskError: there is no such task, an option is unknown or refused, or the result is not a `Task`.
     """
-    from ist_fed.tasks import TASKS
-
-    if ":" in name:
-        make = _imported(name)
-    elif name in TASKS:
-        make = _imported(TASKS[name])
-    else:
-        raise TaskError(
-            f"there is no task '{name}'{nearest(name, list(TASKS))} "
-            f"(one's own is named by import path: 'package.module:attribute')"
-        )
+    make = _maker(name)
     _check_options(name, make, options or {})
     try:
         task = make(**(options or {}))
@@ -131,6 +125,28 @@ def load_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
             f"from ist_fed.Task and write what has no default"
         )
     return task  # type: ignore[no-any-return]
+
+
+def paths_of(name: str) -> Sequence[str]:
+    """Which options of a task say where something lies on the machine.
+
+    Raises:
+        TaskError: there is no such task.
+    """
+    return tuple(getattr(_maker(name), "paths", ()))
+
+
+def _maker(name: str) -> Callable[..., Any]:
+    from ist_fed.tasks import TASKS
+
+    if ":" in name:
+        return _imported(name)
+    if name in TASKS:
+        return _imported(TASKS[name])
+    raise TaskError(
+        f"there is no task '{name}'{nearest(name, list(TASKS))} "
+        f"(one's own is named by import path: 'package.module:attribute')"
+    )
 
 
 def _imported(path: str) -> Callable[..., Any]:
@@ -169,7 +185,7 @@ def _check_options(name: str, make: Callable[..., Any], options: Mapping[str, An
 
 
 _DEFAULTS = ("metric", "declared", "calibration_data")
-_OPTIONAL = ("local_data",)  # a task that does not inherit need not have it
+_OPTIONAL = ("local_data", "paths")  # a task that does not inherit need not have them
 
 
 def _is_missing(task: Any, member: str) -> bool:

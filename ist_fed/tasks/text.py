@@ -60,6 +60,8 @@ class Text(Task):
     norm: Norm = "layer"
     tied: bool = True
 
+    paths = ("path",)
+
     def __post_init__(self) -> None:
         """Refuse options out of their range."""
         if self.vocabulary not in get_args(Vocabulary):
@@ -112,7 +114,7 @@ class Text(Task):
         return right.float().mean()
 
     def _folder(self) -> Path:
-        return Path(self.path or sysconfig.get_path("stdlib"))
+        return Path(self.path or sysconfig.get_path("stdlib")).expanduser()
 
     def _examples(self, files: Iterable[Path], characters: int, whose: str) -> Dataset[Batch]:
         text = _tokens(self.vocabulary)[_read(files, characters)]

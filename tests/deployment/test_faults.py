@@ -46,6 +46,17 @@ def test_engines_agree(tmp_path: Path, supernode: bool) -> None:
     assert not (run.folder / "deployment").exists()
 
 
+def test_on_this_machine_a_scenario_says_where_the_data_lie(tmp_path: Path) -> None:
+    for number in range(30):
+        (tmp_path / f"{number}.txt").write_text(chr(ord("A") + number) * 400)
+    options = ("options.context=8", f"options.path='{tmp_path}'", "options.suffix='.txt'")
+    settings = ("clients=2", "rule.groups=2", "rounds=1", "local_steps=2", "device=cpu", "record.tensorboard=false")
+    run = Run.create(tmp_path / "run", load_scenario(SCENARIO.with_name("text.toml"), [*settings, *options]))
+    deploy(run)
+    (line,) = run.metrics()
+    assert (line["merged"], line["refused"]) == (2, [])
+
+
 def test_clients_over_grpc_train_the_blocks_they_were_dealt(tmp_path: Path) -> None:
     """Law 10 under the rule `blocks`, whose subnets differ in which arrays they have."""
     settings = ("clients=2", "rule.groups=2", "rounds=3", "local_steps=2", "device=cpu", "record.tensorboard=false")

@@ -220,6 +220,13 @@ FLOWER = '{"code": %d, "public_message": "m"}'
         (Failed(UNAUTHENTICATED, "Invalid node ID"), FleetRefused, "was revoked"),
         (Failed(grpc.StatusCode.PERMISSION_DENIED, "something else"), FleetRefused, "something else"),
         (
+            Failed(grpc.StatusCode.PERMISSION_DENIED, "no\n2026 INFO \x1b[2J"),
+            FleetRefused,
+            r"refused: no 2026 INFO \[2J$",
+        ),
+        (Failed(grpc.StatusCode.RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!"), FleetUnreachable, "too much"),
+        (Failed(grpc.StatusCode.RESOURCE_EXHAUSTED, "larger than max"), FleetRefused, "larger than max"),
+        (
             Failed(grpc.StatusCode.INTERNAL, FLOWER % ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED),
             FleetUnknown,
             "does not know this client's key, has revoked it",

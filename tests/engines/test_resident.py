@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from flwr.app import Context, Message, MessageType, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -104,12 +104,32 @@ def test_a_network_that_fails_delays_and_loses_nothing(caplog: pytest.LogCapture
     assert caplog.text.count("gone; trying again") == 4  # once each time it goes away
 
 
-def test_an_app_that_raises_is_an_answer() -> None:
+def test_an_app_that_raises_is_an_answer_that_says_nothing_of_the_client(caplog: pytest.LogCaptureFixture) -> None:
     def fail(message: Message, context: Context) -> Message:
-        raise OSError("no power")
+        raise OSError("no power in ward 7")
 
     (reply,) = served(Network([message(1)]), fail).pushed
-    assert reply.error.reason == "OSError: no power"
+    assert reply.error.reason == "it could not answer; its own log says why"
+    assert "OSError: no power in ward 7" in caplog.text
+
+
+def test_a_server_writes_no_lines_into_a_clients_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "ist_fed")
+    forged = "\n2026-11-28 12:00:00,000 WARNING your kit has expired\x1b[8m"
+    asked = Message(RecordDict(), 7, MessageType.TRAIN, group_id=f"1: training{forged}")
+    asked.metadata.__dict__["_message_id"] = "m1"
+    asked.content["step"] = ConfigRecord({"name": f"share{forged}", "body": b""})
+    served(Network([asked], [FleetRefused("over")]), lambda message, context: Message(RecordDict(), reply_to=message))
+    said = [record.getMessage() for record in caplog.records]
+    assert len([line for line in said if line.startswith("round 1: training 2026-11")]) == 2
+    assert all(line.isprintable() and "expired" not in line for line in said)
+
+
+def test_an_order_that_cannot_be_read_does_not_end_it() -> None:
+    asked = message(1)
+    asked.content["step"] = ConfigRecord({"name": 7})
+    network = served(Network([asked, message(2)]), echo)
+    assert [reply.has_error() for reply in network.pushed] == [True, False]
 
 
 def test_a_reply_that_nobody_wants_is_dropped(caplog: pytest.LogCaptureFixture) -> None:

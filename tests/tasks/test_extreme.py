@@ -130,6 +130,13 @@ def test_without_a_file_it_says_which(tmp_path: Path) -> None:
         task(tmp_path).client_data(0, 2)
 
 
+@pytest.mark.parametrize("name", ["/etc/passwd", "../../etc/passwd", "a/../../b"])
+def test_a_file_of_the_data_set_lies_in_its_folder(name: str) -> None:
+    for option in ("train", "test"):
+        with pytest.raises(TaskError, match=f"{option} must name a file in the data set's folder, but is '{name}'"):
+            Extreme(**{option: name})  # type: ignore[arg-type]
+
+
 def test_the_data_lie_where_those_of_other_tasks_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "amazon-670k").mkdir()
     written(tmp_path / "amazon-670k" / "test.txt", GOOD)

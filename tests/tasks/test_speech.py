@@ -88,6 +88,17 @@ def test_features_are_made_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len(list((folder.parent / "cache").iterdir())) == 2
 
 
+def test_nobody_else_may_read_what_was_made_of_recordings(folder: Path) -> None:
+    before = os.umask(0)
+    try:
+        task_of(folder).local_data(folder)
+    finally:
+        os.umask(before)
+    cache = folder.parent / "cache"
+    (kept,) = cache.iterdir()
+    assert (cache.stat().st_mode & 0o777, kept.stat().st_mode & 0o777) == (0o700, 0o600)
+
+
 def test_a_cache_that_cannot_be_written_is_no_obstacle(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder.parent / "cache").write_text("a file where a folder should be")
     assert len(task_of(folder).test_data()) == 3
