@@ -55,3 +55,8 @@ def _norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
 def has_batch_norm(model: nn.Module) -> bool:
     """Whether the network has statistics to recalibrate."""
     return bool(_norms(model))
+
+
+def mixes_examples(model: nn.Module) -> bool:
+    """Whether the network has BatchNorm at all, for examples of a batch also meet where it keeps no statistics."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())

@@ -7,8 +7,9 @@ from pathlib import Path
 from torch import nn
 from torch.utils.data import Dataset
 
+from ist_fed.arrays import arrays_of, load_arrays
 from ist_fed.batches import length
-from ist_fed.errors import PrivacyError, TrainingError
+from ist_fed.errors import IstFedError, PrivacyError
 from ist_fed.privacy.example.settings import ExamplePrivacy, check_network
 from ist_fed.privacy.example.spent import Spent, Steps, loose_bounds_allowed
 from ist_fed.privacy.example.steps import sample_rate, train_privately
@@ -51,13 +52,16 @@ class Guard:
     ) -> None:
         """Take local steps, changing `model` in place, after they were counted.
 
+        What goes wrong then stands in the client's own log, for it may tell of its examples; `model` stays as it was.
+
         Raises:
             PrivacyError: the budget does not last for them, or this network cannot be trained so.
-            TrainingError: it went wrong; why is said in the client's own log, for it may tell of its examples.
+            TrainingError: weights are no longer finite.
+            RunError: they cannot be counted.
         """
         check_network(model)
         taken = Steps(self._noise_for(length(data)), sample_rate(length(data), training.batch_size), steps)
-        self._spend(taken, round)
+        before = {name: array.clone() for name, array in arrays_of(model).items()}
         try:
             train_privately(
                 model,
@@ -68,14 +72,13 @@ class Guard:
                 noise_multiplier=taken.noise_multiplier,
                 lr=lr,
                 steps=steps,
+                spend=lambda: self._spend(taken, round),
             )
-        except PrivacyError:
+        except IstFedError:
             raise
         except Exception as error:
             logger.error("round %d: client %d could not train", round, self._client, exc_info=error)
-            raise TrainingError(
-                "local steps failed, and the reason stays in this client's log, for it may tell of its examples"
-            ) from None
+            load_arrays(model, before)
 
     @property
     def told(self) -> float | None:

@@ -6,7 +6,7 @@ from math import inf
 
 from torch import nn
 
-from ist_fed.batchnorm import has_batch_norm
+from ist_fed.batchnorm import mixes_examples
 from ist_fed.errors import PrivacyError
 
 
@@ -53,7 +53,7 @@ def check_network(model: nn.Module) -> None:
     Raises:
         PrivacyError: it has BatchNorm, or Opacus is not installed.
     """
-    if has_batch_norm(model):
+    if mixes_examples(model):
         raise PrivacyError(
             "with BatchNorm the examples of a batch change each other's gradients, so none can be clipped alone; use "
             'another normalisation, for most tasks norm = "layer" in [options]'

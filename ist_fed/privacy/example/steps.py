@@ -1,23 +1,22 @@
 """Local steps of DP-SGD."""
 
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 
 from ist_fed.arrays import arrays_of, device_of
 from ist_fed.batches import fetch, length
-from ist_fed.errors import PrivacyError, TrainingError
+from ist_fed.errors import TrainingError
 from ist_fed.privacy import noise
-from ist_fed.privacy.example.settings import check_network
+from ist_fed.privacy.example.apart import check_apart, quiet
+from ist_fed.seeds import seeded
 from ist_fed.tasks.task import Batch, Task
 from ist_fed.train import OPTIMIZERS, Training, optimizer_options
-
-_ROUNDING = 1e-2
 
 Draw = Callable[[int, float], np.ndarray]
 """`draw(examples, rate)`: the indices of the examples that are in a step's batch."""
@@ -45,13 +44,15 @@ def train_privately(
     lr: float,
     steps: int,
     draw: Draw = noise.taken,
+    spend: Callable[[], None] = lambda: None,
 ) -> None:
     """Take `steps` local steps of DP-SGD, changing `model` in place. Nothing else of the examples is told, no loss.
 
     Each step takes each example with the same probability, independently (Poisson sampling, by chance of the operating
     system); clips every example's gradient to `max_grad_norm`; adds noise to their sum; divides by the number of
     examples that are expected; and lets the optimiser step. A batch may be empty: then the step is noise alone. A large
-    one is worked through in pieces of `batch_size`, so that memory has a bound.
+    one is worked through in pieces of `batch_size`, so that memory has a bound. An example that fails counts as
+    nothing.
 
     Args:
         model: on the device where it is to be trained.
@@ -63,19 +64,20 @@ def train_privately(
         lr: learning rate.
         steps: how many.
         draw: the batches, for tests.
+        spend: called once it is known that this network can be trained so, before an example is looked at.
 
     Raises:
         PrivacyError: the network mixes examples, or Opacus is not installed.
-        TrainingError: there is no example, or weights are no longer finite.
+        TrainingError: there is no example, or weights are no longer finite, which follows from the noisy sums alone.
 
     Source: Abadi et al., CCS 2016.
     """
-    check_network(model)
-    from opacus.grad_sample import GradSampleModule
-
+    rate, device = sample_rate(length(data), training.batch_size), device_of(model)
+    check_apart(model, task, _readable(data, device))
+    spend()
+    from ist_fed.privacy.example.gradients import Gradients
     from ist_fed.privacy.example.optimizer import SecretOptimizer
 
-    rate, device = sample_rate(length(data), training.batch_size), device_of(model)
     optimizer = SecretOptimizer(
         OPTIMIZERS[training.optimizer](model.parameters(), **optimizer_options(training, lr)),
         noise_multiplier=noise_multiplier,
@@ -83,19 +85,16 @@ def train_privately(
         expected_batch_size=rate * length(data),
     )
     model.train()
-    hooked = GradSampleModule(model)
+    gradients = Gradients(model, task, data)
     try:
-        with _quiet():
-            seen = False
+        # Dropout is drawn for each example of a batch after the other: who could repeat that would see who was in it.
+        with quiet(), seeded(secrets.randbits(62), device):
             for _ in range(steps):
                 index = draw(length(data), rate)
                 pieces = np.array_split(index, max(1, -(-len(index) // training.batch_size)))
                 for at, piece in enumerate(pieces, 1):
                     optimizer.zero_grad()
-                    _gradients(model, task, data, piece, device)
-                    if len(piece) and not seen:
-                        _check_whole(model)
-                        seen = True
+                    gradients(piece)
                     optimizer.signal_skip_step(at < len(pieces))
                     if optimizer.pre_step():
                         if training.clip_norm:
@@ -103,40 +102,14 @@ def train_privately(
                         optimizer.original_optimizer.step()
             optimizer.zero_grad(set_to_none=True)
     finally:
-        hooked.to_standard_module()
+        gradients.close()
     if any(array.is_floating_point() and not bool(array.isfinite().all()) for array in arrays_of(model).values()):
         raise TrainingError("weights must stay finite, but are not; lower the learning rate")
 
 
-def _gradients(model: nn.Module, task: Task, data: Dataset[Batch], index: np.ndarray, device: torch.device) -> None:
-    """Leave every example's gradient beside each parameter."""
-    if len(index):
-        task.loss(model, fetch(data, index, device)).backward()  # type: ignore[no-untyped-call]
-        return
-    for parameter in model.parameters():
-        parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))  # type: ignore[attr-defined]
-
-
-def _check_whole(model: nn.Module) -> None:
-    """Do the examples' gradients make up the batch's? Hooks on layers do not see weights that are used elsewhere."""
-    for name, parameter in model.named_parameters():
-        apart, whole = getattr(parameter, "grad_sample", None), parameter.grad
-        if apart is None or whole is None or not _alike(apart.mean(0), whole):
-            raise PrivacyError(
-                f"gradients of single examples cannot be had for this network: '{name}' is not used, or "
-                f"outside its own layer, or the loss is not the mean of the examples'"
-            )
-
-
-def _alike(one: Tensor, other: Tensor) -> bool:
-    """Within rounding; what is not finite says nothing."""
-    apart = float((one - other).norm() / (1e-30 + other.norm()))
-    return not apart > _ROUNDING
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Torch warns of hooks on layers whose inputs have no gradient, such as every first one."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Full backward hook is firing")
-        yield
+def _readable(data: Dataset[Batch], device: torch.device) -> Batch:
+    """The first example that can be read, for its shape."""
+    for at in range(length(data)):
+        with suppress(Exception):
+            return fetch(data, np.array([at]), device)
+    raise TrainingError("a client needs an example that can be read, but it has none; give it data that its task reads")

@@ -4,20 +4,24 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from opacus.accountants import RDPAccountant
-from tiny import SIZES, TRAINING, Tiny, federate, initial, same
-from torch import nn
+from tiny import INPUTS, SIZES, TRAINING, Tiny, federate, initial, same
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from client.data import guard_of
 from ist_fed.arrays import arrays_of, load_arrays
 from ist_fed.engines import local
 from ist_fed.engines.inprocess import InProcessGrid
-from ist_fed.errors import IstFedError, PrivacyError, RunError, ScenarioError, TrainingError
+from ist_fed.errors import IstFedError, PrivacyError, RunError, ScenarioError
 from ist_fed.privacy.example import ExamplePrivacy, Guard, Spent
 from ist_fed.privacy.example.spent import Steps
 from ist_fed.rules import Disjoint
 from ist_fed.run import Run
 from ist_fed.scenario import Scenario, load_scenario
+from ist_fed.tasks import Batch
+from ist_fed.train import Training
 from ist_fed.worker import Worker
 
 TASK = Tiny(norm="layer")
@@ -70,7 +74,7 @@ def test_steps_are_counted_before_they_are_taken(tmp_path: Path, monkeypatch: py
         assert Spent(tmp_path / "spent.jsonl", 1e-5).steps() == [Steps(1.1, RATE, 5)]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ist_fed.privacy.example.guard.train_privately", crash)
+    monkeypatch.setattr("ist_fed.privacy.example.gradients.Gradients.__call__", crash)
     with pytest.raises(KeyboardInterrupt):
         trained(guard(tmp_path), 1)
     assert Spent(tmp_path / "spent.jsonl", 1e-5).epsilon() == pytest.approx(opacus(5), rel=1e-9)
@@ -145,16 +149,52 @@ def test_a_server_learns_no_loss_and_epsilon_only_if_the_client_says_so(tmp_path
     assert not same(run.after, run.before)
 
 
-def test_why_steps_failed_stays_at_home(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    class Broken(Tiny):
-        def loss(self, model: nn.Module, batch: object) -> object:  # type: ignore[override]
-            raise ValueError("label 7 of Ms Smith")
+class Broken(Tiny):
+    """Raises on examples as all are, or as only the clients' are: those that are made up lie between 0 and 1."""
 
-    with pytest.raises(TrainingError) as caught:
+    only_real = True
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        if not self.only_real or float(batch[0].min()) < 0:
+            raise ValueError("label 7 of Ms Smith")
+        return super().loss(model, batch)
+
+
+def test_why_steps_failed_stays_at_home(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = trained(guard(tmp_path), 1, task=Broken(norm="layer"))
+    assert not same(arrays_of(model), initial(TASK))  # by noise
+    assert "Smith" in caplog.text
+
+
+def test_a_failure_of_the_machine_leaves_the_weights_and_stays_at_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("on the examples of Ms Smith")
+
+    monkeypatch.setattr("ist_fed.privacy.example.optimizer.SecretOptimizer.scale_grad", fail)
+    assert same(arrays_of(trained(guard(tmp_path), 1)), initial(TASK))
+    assert "Smith" in caplog.text
+
+
+def test_what_is_refused_costs_nothing_and_says_nothing_of_examples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Broken, "only_real", False)
+    with pytest.raises(PrivacyError, match="first tried on made-up ones") as caught:
         trained(guard(tmp_path), 1, task=Broken(norm="layer"))
     assert "Smith" not in str(caught.value)
     assert caught.value.__cause__ is None
-    assert "Smith" in caplog.text
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_examples_can_make_a_client_refuse(tmp_path: Path) -> None:
+    """As many of each class, where all weights are zero: their mean gradient is rounding and nothing else."""
+    task = Tiny(norm="none")
+    data = TensorDataset(torch.rand(30, INPUTS), torch.arange(30) % 3)
+    model = task.build(**SIZES)
+    load_arrays(model, {name: torch.zeros_like(array) for name, array in arrays_of(model).items()})
+    guard(tmp_path).train(model, task, data, Training(batch_size=30), lr=0.1, steps=1, round=1)
 
 
 # --- Scenarios --------------------------------------------------------------------------------------------------------

@@ -167,6 +167,17 @@ def test_neither_noise_nor_batches_can_be_seeded() -> None:
     assert not same(*results)
 
 
+@pytest.mark.usefixtures("silent")
+def test_dropout_cannot_be_seeded_and_leaves_the_generator_alone() -> None:
+    task = Tiny(norm="layer", dropout=0.5)
+    models = [network(task), network(task)]
+    for model in models:
+        torch.manual_seed(0)
+        privately(model, task)
+        assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(0)))
+    assert not same(*map(arrays_of, models))
+
+
 def test_examples_are_taken_independently_at_the_rate() -> None:
     counts = np.array([len(noise.taken(40, 0.2)) for _ in range(3000)])
     assert abs(counts.mean() - 8) < 5 * (40 * 0.2 * 0.8 / 3000) ** 0.5
@@ -205,6 +216,39 @@ def test_an_example_that_is_no_number_counts_as_zero() -> None:
     two = network()
     options = {"max_grad_norm": 1.0, "noise_multiplier": 1.0, "lr": 0.1, "steps": len(BATCHES)}
     train_privately(two, TASK, DATA, TRAINING, draw=lambda n, q: next(order), **options)  # type: ignore[arg-type]
+    assert close(one, two)
+
+
+class Choosy(Tiny):
+    """Its loss cannot be had of a batch with a number that is too large in it."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        if float(batch[0].max()) > 99:
+            raise ValueError("too large")
+        return super().loss(model, batch)
+
+
+class Torn(TensorDataset):
+    """An example that cannot be read."""
+
+    def __getitem__(self, at: int) -> tuple[Tensor, ...]:
+        if at == 3:
+            raise OSError("a sector is gone")
+        return super().__getitem__(at)
+
+
+@pytest.mark.usefixtures("silent")
+@pytest.mark.parametrize("broken", ["task", "data"])
+def test_an_example_that_fails_counts_as_nothing_and_all_others_as_they_would(broken: str) -> None:
+    inputs, targets = DATA.tensors
+    spoilt = inputs.clone()
+    spoilt[3] = 100.0
+    data = TensorDataset(spoilt, targets) if broken == "task" else Torn(inputs, targets)
+    one, two = network(), network()
+    for model, own, left_out in ((one, data, []), (two, DATA, [3])):
+        order = iter([np.setdiff1d(batch, left_out) for batch in BATCHES])
+        options = {"max_grad_norm": 0.5, "noise_multiplier": 1.0, "lr": 0.1, "steps": len(BATCHES)}
+        train_privately(model, Choosy(norm="layer"), own, TRAINING, draw=lambda n, q: next(order), **options)  # type: ignore[arg-type]  # noqa: B023
     assert close(one, two)
 
 
