@@ -1,6 +1,7 @@
 """`ist-fed privacy`: what a scenario promises its clients, worked out without training."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from math import isfinite
 from typing import Annotated
 
 import typer
@@ -51,7 +52,8 @@ def disclosure_of(scenario: Scenario, losses: bool = False) -> Disclosure:
         )
     rule = scenario.make_rule()
     made = mechanism(scenario.privacy, rule, clients=scenario.clients, rounds=scenario.rounds)
-    return disclose(made, rule, rounds=scenario.rounds, losses=losses)
+    said = disclose(made, rule, rounds=scenario.rounds, losses=losses)
+    return replace(said, epsilons={method: value for method, value in said.epsilons.items() if isfinite(value)})
 
 
 def _secure(scenario: Scenario) -> Disclosure:

@@ -2,12 +2,13 @@
 
 import warnings
 from dataclasses import replace
-from math import ceil, erfc, exp, expm1, floor, log, sqrt
+from math import ceil, erfc, exp, expm1, floor, inf, log, sqrt
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import log_ndtr
 
 from ist_fed.privacy.accounting import Gaussian, Partition, Repeated, Sampled, epsilon
 from ist_fed.privacy.accounting.events import Step
@@ -226,3 +227,20 @@ def test_ten_thousand_rounds_of_many_blocks() -> None:
     found = bound({step: 10_000}, DELTA)
     assert 0 < found < epsilon(Repeated(10_000, Sampled(0.037, Partition(64, Gaussian(6.13)))), DELTA)
     assert expm1(found) > 0
+
+
+@pytest.mark.parametrize("rounds", [1, 100, 1000])
+def test_a_tiny_delta_is_bounded_closely_or_not_at_all_and_never_from_below(rounds: int) -> None:
+    """Against the exact δ of Gaussian releases (Balle and Wang, ICML 2018); the finest tails are rounding."""
+    mean = sqrt(rounds) / 3
+    for delta in (1e-8, 1e-10, 1e-11, 1e-12, 1e-13, 1e-14, 1e-15, 1e-16):
+        found = bound({Step(noise=3.0): rounds}, delta)
+        if found < inf:
+            assert gaussian_delta(found, mean) <= delta
+            assert gaussian_delta(found * 0.99, mean) > delta or delta < 1e-12
+        assert found < inf or delta < 1e-12
+
+
+def gaussian_delta(at: float, mean: float) -> float:
+    """δ of a Gaussian that is shifted by so many standard deviations."""
+    return float(exp(log_ndtr(mean / 2 - at / mean)) - exp(at + log_ndtr(-mean / 2 - at / mean)))

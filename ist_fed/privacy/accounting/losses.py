@@ -10,12 +10,13 @@ from ist_fed.errors import PrivacyError
 from ist_fed.privacy.accounting.events import Step
 from ist_fed.privacy.accounting.ratios import finest, ratio, regrid
 
-_TAIL = 1e-12  # probability that may be cut off, and is counted as lost
+_TAIL = 1e-12  # probability that may be cut off, and is counted as lost; a ten-thousandth of δ if that is less
 _FINEST = 1e-5  # width of a cell of privacy loss, at least
+_ROUNDING = 2.0**-52  # by which a round may put δ wrong, for powers of a Fourier transform are taken
 
 
 def epsilon(steps: Mapping[Step, int], delta: float) -> float:
-    """An upper bound of ε; see `accountant.epsilon`.
+    """An upper bound of ε, infinite where δ is no more than rounding; see `accountant.epsilon`.
 
     Source: `ratios` for the draw of a block; `dp-accounting` for one block, and for composing.
 
@@ -27,11 +28,12 @@ def epsilon(steps: Mapping[Step, int], delta: float) -> float:
         return 0.0
     cell = max(_FINEST, min(finest(step) * step.sampling for step in counted))
     total: Any = None
+    tail = min(_TAIL, delta * 1e-4)
     with np.errstate(over="ignore"):  # where ε is in the hundreds
         for step, count in counted.items():
-            composed = _loss(step, cell).self_compose(count, _TAIL)
-            total = composed if total is None else total.compose(composed, _TAIL)
-        return float(total.get_epsilon_for_delta(delta))
+            composed = _loss(step, cell).self_compose(count, tail)
+            total = composed if total is None else total.compose(composed, tail)
+        return float(total.get_epsilon_for_delta(max(0.0, delta - _ROUNDING * sum(counted.values()))))
 
 
 @lru_cache(maxsize=16)
