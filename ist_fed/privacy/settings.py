@@ -106,8 +106,13 @@ def mechanism(settings: Privacy, rule: Rule, *, clients: int, rounds: int) -> Me
     """What a scenario's rule and settings come to.
 
     Raises:
-        PrivacyError: no noise is enough for the budget.
+        PrivacyError: no noise is enough for the budget, or δ is no promise.
     """
+    if settings.delta * clients >= 1:
+        raise PrivacyError(
+            f"delta must be below one over the number of clients, or one of them may be shown whole, but it is "
+            f"{settings.delta:g} for {clients} clients; lower privacy.delta"
+        )
     blocks, why = claimed(rule)
     made = Mechanism(
         settings=settings, clients=clients, blocks=blocks, why=why, noise_multiplier=settings.noise_multiplier

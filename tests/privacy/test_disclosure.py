@@ -69,6 +69,22 @@ def test_the_command_prints_the_whole_disclosure(tmp_path: Path, output: str) ->
     assert output == "text" or json.loads(result.output)["facts"]["T"] == 2
 
 
+@pytest.mark.parametrize("delta", [1e-12, 1e-20])
+def test_a_tiny_delta_is_said_in_json_or_left_out(tmp_path: Path, delta: float) -> None:
+    path = tmp_path / "scenario.toml"
+    path.write_text(SCENARIO.to_toml())
+    asked = ["privacy", str(path), "--pld", "--set", f"privacy.delta={delta}", "--format", "json"]
+    result = CliRunner().invoke(app, asked)
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.output, parse_constant=pytest.fail)["epsilons"]
+    assert ("pld" in said) == (delta > 1e-15)
+
+
+def test_a_delta_that_promises_nothing_is_refused() -> None:
+    with pytest.raises(PrivacyError, match="below one over the number of clients"):
+        disclosure_of(replace(SCENARIO, privacy=replace(SCENARIO.privacy, delta=0.25)))
+
+
 def test_without_a_promise_there_is_nothing_to_say() -> None:
     with pytest.raises(PrivacyError, match=r"privacy\.mode = 'central'"):
         disclosure_of(replace(SCENARIO, privacy=Privacy()))

@@ -14,7 +14,9 @@ from ist_fed.privacy.accounting.events import Event, Step, steps_of
 Method = Literal["rdp", "pld"]
 
 _FEWEST, _MOST = 32, 1024  # Rényi orders looked at; more are, while the best stands near the end
-_QUIETEST = 0.05  # noise multipliers below this are no privacy, and quadrature is not made for them
+
+QUIETEST = 0.05
+"""Noise multipliers below this are no privacy, and neither quadrature nor Opacus' accountant is made for them."""
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,9 @@ def _check(steps: Mapping[Step, int], delta: float) -> None:
     if not 0 < delta < 1:
         raise PrivacyError(f"delta must lie between 0 and 1, but is {delta}")
     for step in steps:
-        if step.noise < _QUIETEST:
+        if step.noise < QUIETEST:
             raise PrivacyError(
-                f"the accountant is made for noise multipliers from {_QUIETEST}, but one is {step.noise:g}; so little "
+                f"the accountant is made for noise multipliers from {QUIETEST}, but one is {step.noise:g}; so little "
                 f"noise protects nobody"
             )
 
@@ -146,7 +148,7 @@ def calibrate(release: Callable[[float], Event], target: float, delta: float) ->
     def enough(noise: float) -> bool:
         return epsilon_of(steps_of(release(noise)), delta).epsilon <= target
 
-    low, high = _QUIETEST, 1.0
+    low, high = QUIETEST, 1.0
     while not enough(high):
         low, high = high, 2 * high
         if high > 1e6:

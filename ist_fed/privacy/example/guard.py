@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from ist_fed.arrays import arrays_of, load_arrays
 from ist_fed.batches import length
 from ist_fed.errors import IstFedError, PrivacyError
+from ist_fed.privacy.accounting import QUIETEST
 from ist_fed.privacy.example.settings import ExamplePrivacy, check_network
 from ist_fed.privacy.example.spent import Spent, Steps, loose_bounds_allowed
 from ist_fed.privacy.example.steps import sample_rate, train_privately
@@ -89,10 +90,14 @@ class Guard:
         """The noise multiplier; where it is not given, what the budget takes for the whole run."""
         settings = self._settings
         if settings.delta * examples >= 1:
-            raise PrivacyError("delta must be below one over a client's number of examples; lower it")
+            raise PrivacyError(
+                f"delta must be below one over a client's number of examples, but {settings.delta:g} is not; lower it "
+                f"in [example_privacy], or where the client is started (--example-delta)"
+            )
         if settings.noise_multiplier:
             return settings.noise_multiplier
-        return _needed(settings.epsilon, settings.delta, sample_rate(examples, self._batch_size), self._planned)
+        needed = _needed(settings.epsilon, settings.delta, sample_rate(examples, self._batch_size), self._planned)
+        return max(QUIETEST, needed)
 
     def _spend(self, taken: Steps, round: int) -> None:
         budget, delta = self._settings.epsilon, self._settings.delta

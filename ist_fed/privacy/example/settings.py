@@ -8,6 +8,7 @@ from torch import nn
 
 from ist_fed.batchnorm import mixes_examples
 from ist_fed.errors import PrivacyError
+from ist_fed.privacy.accounting import QUIETEST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,11 @@ class ExamplePrivacy:
         for key in ("max_grad_norm", "noise_multiplier", "epsilon"):
             if not 0 <= getattr(self, key) < inf:
                 raise ValueError(f"{key} must be finite and not negative, but is {getattr(self, key)}")
+        if 0 < self.noise_multiplier < QUIETEST:
+            raise ValueError(
+                f"noise_multiplier must be at least {QUIETEST}, or 0 to have it worked out, but is "
+                f"{self.noise_multiplier:g}; so little noise protects nobody"
+            )
         if not 0 < self.delta < 1:
             raise ValueError(f"delta must lie between 0 and 1, but is {self.delta}")
         if self.on and not (self.noise_multiplier or self.epsilon):

@@ -116,6 +116,11 @@ def test_noise_is_worked_out_for_the_whole_run_and_no_step_is_taken_beyond(tmp_p
     assert (tmp_path / "spent.jsonl").read_bytes() == before
 
 
+def test_a_budget_without_end_still_takes_noise(tmp_path: Path) -> None:
+    asked = guard(tmp_path, ExamplePrivacy(max_grad_norm=1.0, epsilon=1e12))
+    assert asked._noise_for(30) == 0.05
+
+
 def test_delta_must_be_below_one_over_the_examples(tmp_path: Path) -> None:
     with pytest.raises(PrivacyError, match="delta must be below"):
         trained(guard(tmp_path, ExamplePrivacy(max_grad_norm=1.0, noise_multiplier=1.0, delta=0.04)), 1)
@@ -228,6 +233,7 @@ def test_batchnorm_is_refused_before_anyone_trains(tmp_path: Path) -> None:
     [
         ("example_privacy.noise_multiplier=0.0", "without noise nothing is private"),
         ("example_privacy.max_grad_norm=0.0", "max_grad_norm must be given"),
+        ("example_privacy.noise_multiplier=1e-160", "at least 0.05"),
         ("example_privacy.delta=1.0", "between 0 and 1"),
         ("example_privacy.epsilon=-1.0", "not negative"),
         ("example_privacy.clip=1.0", "did you mean"),
