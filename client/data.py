@@ -1,6 +1,7 @@
 """What this node trains on, and which task it takes part in: its operator's business, said in `--node-config`."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,8 @@ def guard_of(scenario: Scenario, node: Mapping[str, object], client: int) -> Gua
         PrivacyError: the node has no folder of its own, in which the count outlives the process.
         Unwilling: its operator asks for this protection, and the scenario does not.
     """
-    allowed = float(str(node.get("example-epsilon", "inf")))
-    if not scenario.example_privacy.on:
+    allowed, asked = float(str(node.get("example-epsilon", "inf"))), scenario.example_privacy
+    if not asked.on:
         if "example-epsilon" in node:
             raise Unwilling(
                 "this client trains only where its single examples are private, for so its operator said, but the "
@@ -84,4 +85,7 @@ def guard_of(scenario: Scenario, node: Mapping[str, object], client: int) -> Gua
             "client, or give it one with --node-config 'folder=\"/var/lib/ist-fed\"'"
         )
     path = Path(str(node["folder"])) / f"example-privacy-{client}.jsonl"
+    if "example-epsilon" in node:  # what its operator allowed means little at a delta of the server's choice
+        delta = min(asked.delta, float(str(node.get("example-delta", 1e-5))))
+        scenario = replace(scenario, example_privacy=replace(asked, delta=delta))
     return scenario.guard(client, path, allowed=allowed, tell=bool(node.get("tell-epsilon")))

@@ -77,6 +77,9 @@ def start(
     example_epsilon: Annotated[
         float | None, typer.Option(help="Train only where single examples are private, and never spend more on them.")
     ] = None,
+    example_delta: Annotated[
+        float, typer.Option(help="At which --example-epsilon holds, or at the scenario's if that is less.")
+    ] = 1e-5,
     tell_epsilon: Annotated[
         bool, typer.Option("--tell-epsilon", help="Let the server know what privacy its examples have spent.")
     ] = False,
@@ -88,15 +91,14 @@ def start(
     config = _config(opened, data, partition, allow_task or [])
     config |= {key: value for key, value in (("device", device), ("amp", amp), ("memory", memory)) if value}
     if signer is not None:
-        config |= _secret(signer, revoked, min_cohort, supernode) | _allowed(secure_epsilon, secure_delta)
+        config |= _secret(signer, revoked, min_cohort, supernode) | _allowed("secure", secure_epsilon, secure_delta)
     elif secure_epsilon is not None or revoked is not None:
         which = "--revoked" if secure_epsilon is None else "--secure-epsilon"
         raise EngineError(f"{which} is for secure rounds; say with --signer who this client is in them")
     config |= {"kit": str(kit.absolute())} if kit is not None else {"server": _loopback(server)}
     folder = kit.parent if kit is not None else Path.cwd()
     config["folder"] = str(folder.absolute())
-    if example_epsilon is not None:
-        config["example-epsilon"] = example_epsilon
+    config |= _allowed("example", example_epsilon, example_delta)
     if tell_epsilon:
         config["tell-epsilon"] = "yes"
     if supernode:
@@ -164,15 +166,15 @@ def _secret(signer: Path, revoked: Path | None, min_cohort: int, supernode: bool
     return config | {"revoked": str(revoked.absolute())}
 
 
-def _allowed(epsilon: float | None, delta: float) -> Config:
-    """What such a node may give away."""
+def _allowed(kind: str, epsilon: float | None, delta: float) -> Config:
+    """What a node may give away, in secure rounds or of its examples."""
     if epsilon is None:
         return {}
     if not epsilon > 0 or not 0 < delta < 1:
         raise EngineError(
-            f"--secure-epsilon is positive and --secure-delta between 0 and 1, but they are {epsilon:g} and {delta:g}"
+            f"--{kind}-epsilon is positive and --{kind}-delta between 0 and 1, but they are {epsilon:g} and {delta:g}"
         )
-    return {"secure-epsilon": epsilon, "secure-delta": delta}
+    return {f"{kind}-epsilon": epsilon, f"{kind}-delta": delta}
 
 
 def _supernode(kit: Kit | None, server: str | None, config: Config) -> int:

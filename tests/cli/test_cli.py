@@ -372,3 +372,10 @@ def test_the_exit_code_tells_what_a_restart_can_mend(
     found, _, said = ist_fed("client", "start")
     assert found == code
     assert said.startswith(says)
+
+
+@pytest.mark.parametrize("words", [["--example-epsilon", "0"], ["--example-epsilon", "1", "--example-delta", "1"]])
+def test_a_client_refuses_a_budget_for_its_examples_that_is_none(words: list[str], ist_fed: Command) -> None:
+    code, _, said = ist_fed("client", "start", "--server", "127.0.0.1:1", "--partition", "0/1", *words)
+    assert code == 1
+    assert "--example-epsilon is positive and --example-delta between 0 and 1" in " ".join(said.split())

@@ -205,6 +205,7 @@ def test_no_examples_can_make_a_client_refuse(tmp_path: Path) -> None:
 # --- Scenarios --------------------------------------------------------------------------------------------------------
 
 ON = ["example_privacy.max_grad_norm=1.0", "example_privacy.noise_multiplier=1.1", "options.norm=layer"]
+BUDGET = ["example_privacy.epsilon=4.0", "local_steps=30"]
 SMALL = ["clients=4", "rounds=2", "local_steps=3", "sizes.hidden1=64", "sizes.hidden2=64", "rule.groups=2"]
 
 
@@ -255,6 +256,20 @@ def test_a_node_has_the_last_word(tmp_path: Path) -> None:
     with pytest.raises(PrivacyError, match="does not last"):
         trained(own, 1)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("own", "held"), [({}, 1e-5), ({"example-delta": 1e-7}, 1e-7), ({"example-delta": 0.1}, 1e-3)])
+def test_what_an_operator_allows_is_counted_at_no_larger_a_delta_than_its_own(
+    tmp_path: Path, own: dict[str, float], held: float
+) -> None:
+    node = {"folder": str(tmp_path), "example-epsilon": 3.0, **own}
+    asked = guard_of(
+        scenario(*ON, "example_privacy.noise_multiplier=0.0", "example_privacy.delta=1e-3", *BUDGET), node, 2
+    )
+    assert asked is not None
+    trained(asked, 1)
+    assert 0 < Spent(tmp_path / "example-privacy-2.jsonl", held).epsilon() <= 3.0
+    assert asked._epsilon == Spent(tmp_path / "example-privacy-2.jsonl", held).epsilon()
 
 
 def test_a_client_with_mixed_precision_does_not_take_part(tmp_path: Path) -> None:
