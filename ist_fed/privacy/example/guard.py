@@ -100,16 +100,20 @@ class Guard:
         return max(QUIETEST, needed)
 
     def _spend(self, taken: Steps, round: int) -> None:
-        budget, delta = self._settings.epsilon, self._settings.delta
-        after = self._spent.epsilon(taken)
+        self._epsilon = self._spent.add(taken, round, self._allow)
+        logger.info(
+            "round %d: client %d: epsilon of its examples is %.4g at delta %g",
+            round,
+            self._client,
+            self._epsilon,
+            self._settings.delta,
+        )
+
+    def _allow(self, after: float) -> None:
+        budget = self._settings.epsilon
         if budget and after > budget:
             logger.warning("client %d: another round would bring epsilon to %.4g of %g", self._client, after, budget)
             raise PrivacyError("this client's budget for its examples does not last for another round")
-        self._spent.add(taken, round)
-        self._epsilon = after
-        logger.info(
-            "round %d: client %d: epsilon of its examples is %.4g at delta %g", round, self._client, after, delta
-        )
 
 
 @lru_cache(maxsize=256)  # clients of a simulation that have equally many examples ask the same

@@ -1,13 +1,13 @@
 """What a client spent of its examples' privacy: a line on its own disk for every round, written before the round."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ist_fed.privacy.tally import Tally
+from ist_fed.privacy.tally import Entries, Tally
 
 
 class Steps(NamedTuple):
@@ -35,25 +35,44 @@ class Spent:
         Raises:
             RunError: a line cannot be read.
         """
-        try:
-            return [_steps(entry) for entry in self._tally.entries()]
-        except (ValueError, TypeError, KeyError) as error:
-            raise self._tally.unknown(f"a line of it cannot be read ({error})") from error
+        return self._read(self._tally.entries())
 
-    def epsilon(self, *more: Steps) -> float:
-        """Epsilon after all that was counted and, if they were taken, these steps; by Opacus' accountant.
+    def epsilon(self) -> float:
+        """Epsilon after all that was counted, by Opacus' accountant.
 
         Adjacent are data with and without one example; a step takes each example with the sample rate, independently.
         """
-        return _epsilon(_together([*self.steps(), *more]), self._delta)
+        return _epsilon(_together(self.steps()), self._delta)
 
-    def add(self, steps: Steps, round: int) -> None:
+    def add(self, steps: Steps, round: int, allow: Callable[[float], None]) -> float:
         """Count steps that are about to be taken. Once this returns they may be, and not before.
 
+        Args:
+            steps: these.
+            round: of the run, for who reads the file.
+            allow: given epsilon after them, raises if it is too much; no other process counts anything meanwhile.
+
+        Returns:
+            Epsilon after them.
+
         Raises:
-            RunError: it cannot be written; no step must be taken.
+            RunError: it cannot be written, or a line cannot be read; no step must be taken.
         """
-        self._tally.add({"round": round, **steps._asdict()})
+        after = 0.0
+
+        def check(before: Entries) -> None:
+            nonlocal after
+            after = _epsilon(_together([*self._read(before), steps]), self._delta)
+            allow(after)
+
+        self._tally.add({"round": round, **steps._asdict()}, check)
+        return after
+
+    def _read(self, entries: Entries) -> list[Steps]:
+        try:
+            return [_steps(entry) for entry in entries]
+        except (ValueError, TypeError, KeyError) as error:
+            raise self._tally.unknown(f"a line of it cannot be read ({error})") from error
 
 
 def _steps(entry: Mapping[str, Any]) -> Steps:

@@ -1,7 +1,9 @@
 """What a client spends on its examples is counted before it is spent, over rounds, runs and restarts."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from ist_fed.engines.inprocess import InProcessGrid
 from ist_fed.errors import IstFedError, PrivacyError, RunError, ScenarioError
 from ist_fed.privacy.example import ExamplePrivacy, Guard, Spent
 from ist_fed.privacy.example.spent import Steps
+from ist_fed.privacy.tally import Tally
 from ist_fed.rules import Disjoint
 from ist_fed.run import Run
 from ist_fed.scenario import Scenario, load_scenario
@@ -67,6 +70,23 @@ def test_a_restart_goes_on_counting(tmp_path: Path) -> None:
     asked = guard(tmp_path, tell=True)
     trained(asked, 1)  # the same round, asked for again
     assert asked.told == pytest.approx(opacus(10), rel=1e-9)
+
+
+def test_two_processes_do_not_both_get_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other counts its round at the worst moment: when this one has been asked, and before it has written."""
+    left = replace(SETTINGS, epsilon=1.001 * opacus(5))
+    one, other, add = guard(tmp_path, left), guard(tmp_path, left), Tally.add
+
+    def late(tally: Tally, *args: Any) -> None:
+        with monkeypatch.context() as undone:
+            undone.setattr(Tally, "add", add)
+            trained(other, 2)
+        add(tally, *args)
+
+    monkeypatch.setattr(Tally, "add", late)
+    with pytest.raises(PrivacyError, match="does not last for another round"):
+        trained(one, 1)
+    assert Spent(tmp_path / "spent.jsonl", 1e-5).epsilon() == pytest.approx(opacus(5), rel=1e-9)
 
 
 def test_steps_are_counted_before_they_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
