@@ -51,5 +51,6 @@ def test_from_a_bare_wheel_the_app_is_found_and_bundled(wheel: Path, tmp_path: P
         "client/app.py",
         "client/data.py",
         "client/device.py",
+        "client/discretion.py",
         "client/secrecy.py",
     }
