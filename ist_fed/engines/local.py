@@ -10,11 +10,10 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import nn
 
 from ist_fed import wire
-from ist_fed.arrays import Arrays, arrays_of, build_undrawn
-from ist_fed.batched import Choice, Job, NotTogether, Pool, Way, choose, differs, train_together
+from ist_fed.arrays import Arrays, arrays_of
+from ist_fed.batched import Choice, Job, NotTogether, Pool, Way, Ways, train_together
 from ist_fed.batched.widened import is_near, narrowed, shapes_of, stays_zero, widened
 from ist_fed.cohort import Assignment, Outcome
 from ist_fed.device import pick_device, tf32_products
@@ -26,9 +25,8 @@ from ist_fed.flat import joined
 from ist_fed.pki.signing import signers_of_one_run
 from ist_fed.privacy.secure import Member
 from ist_fed.run import Run
-from ist_fed.seeds import seeded
-from ist_fed.tasks import Batch, Task, load_task
-from ist_fed.train import Amp, Training, amp_of
+from ist_fed.tasks import Task, load_task
+from ist_fed.train import Amp, amp_of
 from ist_fed.worker import Worker, opened, reason_of
 
 logger = logging.getLogger("ist_fed.engine")
@@ -65,10 +63,9 @@ class LocalGrid(InProcessGrid):
     ) -> None:
         super().__init__(clients, worker)
         self.device, self._task, self._only, self._amp = device, task, only, amp
-        self._memory = memory or (GPU_MEMORY if device.type == "cuda" else MEMORY)
+        fits = memory or (GPU_MEMORY if device.type == "cuda" else MEMORY)
+        self._ways = Ways(task, device, fits, only)
         self._pool = Pool(device)
-        self._choices: dict[Job, Choice] = {}
-        self._tried: dict[tuple[Choice, int, Training], str] = {}
         self._told: set[Job | str] = set()
         self._joins: dict[tuple[Job, Job], bool] = {}
 
@@ -86,7 +83,8 @@ class LocalGrid(InProcessGrid):
             yield from self._one_by_one([(asked, asked.nodes) for asked in assignments])
             return
         for job, parts in self._jobs(assignments).items():
-            choice = self._choice(job, parts[0])
+            (first, *_) = parts[0][1]
+            choice = self._ways.of(job, partial(self._pool.one, first, job.batch))
             left = cut(parts, choice.at_once) if choice.at_once else parts
             while left:
                 some = chunk(left, choice.at_once)
@@ -156,39 +154,12 @@ class LocalGrid(InProcessGrid):
 
     # --- One way or the other -----------------------------------------------------------------------------------------
 
-    def _choice(self, job: Job, part: Part) -> Choice:
-        if job not in self._choices:
-            batch = self._pool.one(part[1][0], job.batch) if job.batch else None
-            self._choices[job] = self._agreed(job, batch)
-            logger.info("subnets of %s train %s", dict(job.sizes), self._choices[job])
-        return self._choices[job]
-
-    def _agreed(self, job: Job, batch: Batch | None) -> Choice:
-        """The cheapest way that does what a client does alone; each is tried once, whatever the sizes."""
-        why = ""
-        for factors in (True, False):
-            network = self._network(job)
-            choice = choose(network, self._task, batch, job, self._memory, self._only, factors=factors)
-            if not choice.at_once or batch is None:
-                break
-            tried = replace(choice, at_once=1), job.batch, job.training
-            if tried not in self._tried:
-                self._tried[tried] = differs(self._task, dict(job.sizes), batch, job.training, choice)
-            if not self._tried[tried]:
-                return replace(choice, why=why)
-            why = self._tried[tried]
-        return Choice(way="one by one", why=why)
-
     def _fall_back(self, job: Job, why: str) -> Choice:
         """One by one to the end of the round; the next begins as if nothing had been, as a resumed run would."""
         if job not in self._told:
             self._told.add(job)
             logger.info("subnets of %s train one by one: %s", dict(job.sizes), why)
         return Choice(way="one by one")
-
-    def _network(self, job: Job) -> nn.Module:
-        with seeded(0):
-            return build_undrawn(self._task.build, dict(job.sizes)).to(self.device)
 
     def _together(self, job: Job, chunk: Sequence[Part], choice: Choice) -> list[Outcome]:
         began = time.perf_counter()
@@ -204,7 +175,7 @@ class LocalGrid(InProcessGrid):
         rounds = [each.round for each, _ in chunk for _ in range(most)]
         orders = self._pool.orders(nodes, job.batch, job.steps, asked.seed, rounds)
         fetch = self._pool.batch_in_data if choice.in_data else self._pool.batch
-        model = self._network(job)
+        model = self._ways.network(job)
         shapes = shapes_of(arrays_of(model))
         trained = train_together(
             model,

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-from ist_fed.batched import Choice, Job, Pool, Way, choose
-from ist_fed.batched.choose import LARGE, pays, pays_in_data
+from ist_fed.batched import Choice, Job, Pool, Way
+from ist_fed.batched.choose import LARGE, choose, pays, pays_in_data
 from ist_fed.batched.probe import factorable, probe
 from ist_fed.batches import batches, first_batches
 from ist_fed.models import cnn, mlp
