@@ -2,14 +2,19 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
 import torch
+from numpy.random.bit_generator import ISeedSequence
+from numpy.typing import NDArray
 
-_WORD = np.dtype("<u4")
+_WORD, _HALF = np.dtype("<u4"), np.uint32(16)
+_MANY = 10
+Path = tuple[int | str, ...]
+Words = NDArray[np.uint32]
 
 
 def generator(seed: int, *path: int | str) -> np.random.Generator:
@@ -20,6 +25,14 @@ def generator(seed: int, *path: int | str) -> np.random.Generator:
         path: integers and strings; two different paths give independent streams.
     """
     return np.random.Generator(np.random.PCG64(_sequence(seed, path)))
+
+
+def generators(seed: int, paths: Sequence[Path]) -> list[np.random.Generator]:
+    """Of each path its `generator`; of many in a third of the time."""
+    if len(paths) < _MANY:
+        return [generator(seed, *path) for path in paths]
+    words = _spread(np.stack([np.frombuffer(_entropy(seed, path), dtype=_WORD) for path in paths], axis=1))
+    return [np.random.Generator(np.random.PCG64(_Seed(each))) for each in words]  # type: ignore[arg-type]  # its stub
 
 
 def torch_generator(seed: int, *path: int | str) -> torch.Generator:
@@ -53,10 +66,13 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
             each.set_state(state)
 
 
-def _sequence(seed: int, path: tuple[int | str, ...]) -> np.random.SeedSequence:
+def _sequence(seed: int, path: Path) -> np.random.SeedSequence:
+    return np.random.SeedSequence(np.frombuffer(_entropy(seed, path), dtype=_WORD))
+
+
+def _entropy(seed: int, path: Path) -> bytes:
     # JSON keeps ("1",) apart from (1,), and ("a/b",) from ("a", "b").
-    digest = hashlib.sha256(json.dumps(path).encode()).digest()
-    return np.random.SeedSequence(np.frombuffer(_words(seed) + digest, dtype=_WORD))
+    return _words(seed) + hashlib.sha256(json.dumps(path).encode()).digest()
 
 
 @cache
@@ -65,3 +81,49 @@ def _words(seed: int) -> bytes:
     if seed < 0:
         raise ValueError(f"a seed must be non-negative, but is {seed}")
     return seed.to_bytes(4 * max(1, -(-seed.bit_length() // 32)), "little")
+
+
+# --- NumPy's `SeedSequence`, of many streams at once ------------------------------------------------------------------
+
+# NumPy promises that what it makes of the same words never changes.
+
+
+class _Seed(ISeedSequence):
+    """The words that a generator begins with."""
+
+    def __init__(self, words: NDArray[np.uint64]) -> None:
+        self._words = words
+
+    def generate_state(self, n_words: int, dtype: object = np.uint64) -> NDArray[np.uint64]:
+        """As many as PCG64 asks for."""
+        return self._words
+
+
+def _spread(entropy: Words) -> NDArray[np.uint64]:
+    """What `SeedSequence(column).generate_state(4, np.uint64)` gives for every column of more than four words."""
+    constants = _constants(0x43B0D7E5, 0x931E8875, 4 * len(entropy))
+    pool, used = _hashed(entropy[:4], constants[:5]), 4
+    for at in range(4):
+        others = [other for other in range(4) if other != at]
+        pool[others] = _mixed(pool[others], _hashed(pool[at], constants[used : used + 4]))
+        used += 3
+    for word in entropy[4:]:
+        pool = _mixed(pool, _hashed(word, constants[used : used + 5]))
+        used += 4
+    words = _hashed(np.concatenate([pool, pool]), _constants(0x8B51F9DD, 0x58F38DED, 8))
+    return np.ascontiguousarray(words.T, dtype=_WORD).view("<u8")
+
+
+def _constants(first: int, factor: int, count: int) -> Words:
+    """A number for each word that is hashed, and one more: each the one before it times a factor."""
+    return np.array([first * pow(factor, at, 1 << 32) % (1 << 32) for at in range(count + 1)], np.uint32)[:, None]
+
+
+def _hashed(words: Words, constants: Words) -> Words:
+    words = (words ^ constants[:-1]) * constants[1:]
+    return words ^ words >> _HALF
+
+
+def _mixed(pool: Words, words: Words) -> Words:
+    pool = pool * np.uint32(0xCA01F9DD) - words * np.uint32(0x4973F715)
+    return pool ^ pool >> _HALF

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ist_fed.seeds import generator, torch_generator
+from ist_fed.seeds import generator, generators, torch_generator
 
 seeds = st.integers(0, 2**80)
 paths = st.lists(st.integers(-(2**70), 2**70) | st.text(max_size=4), max_size=4).map(tuple)
@@ -25,6 +25,12 @@ def words(rng: np.random.Generator | torch.Generator) -> list[int]:
 @given(seeds, paths)
 def test_the_same_name_gives_the_same_stream(make: Any, seed: int, path: tuple[int | str, ...]) -> None:
     assert words(make(seed, *path)) == words(make(seed, *path))
+
+
+@given(seeds, st.lists(paths, max_size=5) | st.lists(paths, min_size=10, max_size=12))
+def test_many_streams_at_once_are_those_that_numpy_makes(seed: int, several: list[tuple[int | str, ...]]) -> None:
+    alone = [generator(seed, *path).bit_generator.state for path in several]
+    assert [each.bit_generator.state for each in generators(seed, several)] == alone
 
 
 @pytest.mark.parametrize("make", [generator, torch_generator])

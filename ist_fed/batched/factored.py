@@ -93,8 +93,10 @@ class Factored(OfAll):
         if self._history.decay != 1:
             out.mul_(self._history.decay)
         if past := self._history.steps * rows.shape[1]:
-            alike = torch.bmm(rows, seen[:, :past].mT.to(kind)) * self._moves(rows)
-            out.baddbmm_(alike, made[:, :past].to(kind))
+            alike, alpha = torch.bmm(rows, seen[:, :past].mT.to(kind)), self._history.same
+            if alpha is None:
+                alike, alpha = alike * self._moves(rows), 1.0
+            out.baddbmm_(alike, made[:, :past].to(kind), alpha=alpha)
 
     def square_norms(self) -> Tensor:
         """Of the last step's gradient of each client's weights, squared."""
@@ -156,6 +158,11 @@ class History:
     def steps(self) -> int:
         """How many have been taken."""
         return len(self.moves)
+
+    @property
+    def same(self) -> float | None:
+        """The number by which all gradients stand in the weights, if it is one, as with plain SGD."""
+        return self.moves[0] if len(set(self.moves)) == 1 else None
 
     def slow(self, velocity: Tensor, moves: Tensor) -> None:
         """What momentum and weight decay make of a velocity before the gradient is added."""

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, TensorDataset
 from ist_fed.batched.indata import Examples
 from ist_fed.batches import fetch, first_batches, length
 from ist_fed.flat import in_one_run
-from ist_fed.seeds import generator
+from ist_fed.seeds import generators
 from ist_fed.tasks.task import Batch
 
 
@@ -79,8 +79,10 @@ class Pool:
         """
         rounds = [round] * len(clients) if isinstance(round, int) else round
         orders = np.empty((steps, len(clients), size), dtype=np.int64)
-        for at, (client, its_round) in enumerate(zip(clients, rounds, strict=True)):
-            rng = generator(seed, its_round, "batches", client)
+        drawn = generators(
+            seed, [(its_round, "batches", client) for its_round, client in zip(rounds, clients, strict=True)]
+        )
+        for at, (client, rng) in enumerate(zip(clients, drawn, strict=True)):
             orders[:, at] = first_batches(self._lengths[client], size, steps, rng)
         orders += np.array([self._starts[client] for client in clients])[:, None]
         return torch.from_numpy(orders).to(self._device)
