@@ -17,6 +17,7 @@ from torch._functorch.pyfunctorch import (
     temporarily_pop_interpreter_stack,
 )
 
+from ist_fed.batched.workspace import Workspace
 from ist_fed.train import Training
 
 
@@ -24,6 +25,7 @@ class OfAll(nn.Module):
     """A layer that takes the place of a `Linear` under `torch.vmap` over clients, and computes for all of them.
 
     Args:
+        name: by which its arrays are kept.
         linear: whose place it takes; its bias stays a parameter of each client's own.
         start: the weights W₀ of each cohort, cohorts × outputs × inputs; clients stand cohort by cohort, in equal
             numbers.
@@ -33,10 +35,10 @@ class OfAll(nn.Module):
         last: of this step, each call: inputs, and the gradient of the outputs once it is known.
     """
 
-    def __init__(self, linear: nn.Linear, start: Tensor, history: "History") -> None:
+    def __init__(self, name: str, linear: nn.Linear, start: Tensor, history: "History") -> None:
         super().__init__()
         self.bias, self.start = linear.bias, start
-        self._history = history
+        self._name, self._history = name, history
         self.last: list[tuple[Tensor, list[Tensor]]] = []
         self.anchor = start.new_empty(0).requires_grad_()  # for which autograd comes back even where nothing else asks
 
@@ -58,6 +60,10 @@ class OfAll(nn.Module):
             outputs: Tensor = _Product.apply(all_inputs, bias, self.anchor, self)  # type: ignore[no-untyped-call]
         return _functorch._add_batch_dim(outputs, 0, level)
 
+    def empty(self, what: str, like: Tensor, *shape: int) -> Tensor:
+        """Room for one of its arrays, which nobody needs any more when it is asked for again."""
+        return self._history.workspace.empty((self._name, what), like, shape)
+
     def product(self, rows: Tensor, bias: Tensor | None, out: Tensor) -> None:
         """Clients × rows × inputs to clients × rows × outputs."""
         raise NotImplementedError
@@ -70,8 +76,8 @@ class OfAll(nn.Module):
 class Factored(OfAll):
     """Keeps the inputs and gradients of all steps."""
 
-    def __init__(self, linear: nn.Linear, start: Tensor, history: "History") -> None:
-        super().__init__(linear, start, history)
+    def __init__(self, name: str, linear: nn.Linear, start: Tensor, history: "History") -> None:
+        super().__init__(name, linear, start, history)
         self._inputs, self._grads = Tensor(), Tensor()  # of the steps taken: clients × rows of all steps × width
 
     def product(self, rows: Tensor, bias: Tensor | None, out: Tensor) -> None:
@@ -82,7 +88,7 @@ class Factored(OfAll):
 
     def back(self, grads: Tensor) -> Tensor:
         """The same the other way."""
-        out = grads.new_empty(*grads.shape[:2], self.start.shape[2])
+        out = self.empty("back", grads, *grads.shape[:2], self.start.shape[2])
         self._multiply(grads, self.start, self._grads, self._inputs, out)
         return out
 
@@ -108,7 +114,8 @@ class Factored(OfAll):
         ((rows, (grads,)),) = self.last
         if not self._history.steps:
             self._inputs, self._grads = (
-                part.new_empty(len(part), steps * part.shape[1], part.shape[2]) for part in (rows, grads)
+                self.empty(what, part, len(part), steps * part.shape[1], part.shape[2])
+                for what, part in (("inputs", rows), ("grads", grads))
             )
         new = slice(self._history.steps * rows.shape[1], (self._history.steps + 1) * rows.shape[1])
         self._inputs[:, new], self._grads[:, new] = rows, grads
@@ -146,9 +153,11 @@ class History:
     Args:
         training: SGD, with momentum and weight decay.
         lr: learning rate.
+        workspace: for what is kept of the steps.
     """
 
-    def __init__(self, training: Training, lr: float) -> None:
+    def __init__(self, training: Training, lr: float, workspace: Workspace) -> None:
+        self.workspace = workspace
         self._momentum, self._weight_decay, self.lr = training.momentum, training.weight_decay, lr
         self.remembers = bool(training.momentum or training.weight_decay)
         self.decay, self.moves = 1.0, list[float]()  # of the weights
@@ -185,25 +194,29 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, bias: Tensor | None, anchor: Tensor, layer: OfAll) -> Tensor:
         """In mixed precision in the dtype that a `Linear` would take; what is kept is kept in the weights' own."""
-        ctx.layer, ctx.grads, kind, device = layer, [], layer.start.dtype, inputs.device.type
-        rows = inputs.reshape(len(inputs), -1, inputs.shape[-1])
+        ctx.layer, ctx.grads, device = layer, [], inputs.device.type
+        rows = given = _rows_of(inputs)
         mixed = torch.is_autocast_enabled(device)
         if mixed:
             kind = torch.get_autocast_dtype(device)
-        # No view of anything, for in place autograd lets nobody write to one.
-        outputs = rows.new_empty(*inputs.shape[:-1], layer.start.shape[1], dtype=kind)
+            given, bias, rows = rows.to(kind), None if bias is None else bias.to(kind), rows.to(layer.start.dtype)
+        outputs = layer.empty("outputs", given, *inputs.shape[:-1], layer.start.shape[1])
         with torch.autocast(device, enabled=False) if mixed else nullcontext():
-            own = bias if bias is None else bias.to(kind)
-            layer.product(rows.to(kind), own, outputs.view(len(inputs), -1, outputs.shape[-1]))
-        layer.last.append((rows.to(layer.start.dtype), ctx.grads))
+            layer.product(given, bias, _rows_of(outputs))
+        layer.last.append((rows, ctx.grads))
         return outputs
 
     @staticmethod
     def backward(ctx: Any, grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         """The gradients of inputs and biases."""
         of_inputs, of_bias, *_ = ctx.needs_input_grad
-        rows = grads.reshape(len(grads), -1, grads.shape[-1])
+        rows = _rows_of(grads)
         ctx.grads.append(rows.to(ctx.layer.start.dtype))
         made = ctx.layer.back(rows) if of_inputs else None
         made = None if made is None else made.view(*grads.shape[:-1], -1)
         return made, rows.sum(1) if of_bias else None, None, None
+
+
+def _rows_of(array: Tensor) -> Tensor:
+    """Clients × rows × width."""
+    return array if array.ndim == 3 else array.reshape(len(array), -1, array.shape[-1])

@@ -58,14 +58,15 @@ class InData(OfAll):
     what belongs to a step is a slice.
 
     Args:
+        name: as `OfAll`.
         linear: as `OfAll`.
         start: as `OfAll`.
         history: as `OfAll`.
         examples: of the clients.
     """
 
-    def __init__(self, linear: nn.Linear, start: Tensor, history: History, examples: Examples) -> None:
-        super().__init__(linear, start, history)
+    def __init__(self, name: str, linear: nn.Linear, start: Tensor, history: History, examples: Examples) -> None:
+        super().__init__(name, linear, start, history)
         self._examples, self._batch = examples, examples.orders.shape[2]
         self._orders = examples.orders.movedim(0, 1).flatten(1)  # of all steps: clients × examples
         counts = [len(rows) for rows in examples.rows]
@@ -149,29 +150,30 @@ class InData(OfAll):
     def _by_start(self) -> Tensor:
         """What W₀ makes of the examples, clients × examples × outputs or more."""
         outputs = self.start.shape[1]
-        columns = self.start.new_empty(*self.start.mT.shape[:2], outputs + -outputs % _EVEN)
+        columns = self.empty("columns", self.start, *self.start.mT.shape[:2], outputs + -outputs % _EVEN)
         columns[..., :outputs] = self.start.mT  # by columns, which are twice as fast
         columns[..., outputs:] = 0
         cohorts = columns.unbind()
         if self._wide:
-            made = columns.new_empty(*self._orders.shape, columns.shape[2])
+            made = self.empty("made", columns, *self._orders.shape, columns.shape[2])
             for some, rows in self._taken():
                 torch.mm(rows, cohorts[some.start // self._each], out=made[some].view(len(rows), -1))
             return made
-        made = columns.new_empty(len(self._examples.rows), self._most, columns.shape[2])
+        made = self.empty("made", columns, len(self._examples.rows), self._most, columns.shape[2])
         for client, (rows, out) in enumerate(zip(self._examples.rows, made.unbind(), strict=True)):
             torch.mm(rows, cohorts[client // self._each], out=out if self._even else out[: len(rows)])
         if not self._once:
             return made
         order = self._in_order()
-        return made.flatten(0, 1).index_select(0, order.flatten()).view(*order.shape, -1)
+        ordered = self.empty("in order", made, order.numel(), made.shape[2])
+        return torch.index_select(made.flatten(0, 1), 0, order.flatten(), out=ordered).view(*order.shape, -1)
 
     def _taken(self) -> Iterator[tuple[slice, Tensor]]:
         """The examples of some clients of a cohort after another, in the order in which they come."""
         rows, orders = self._examples.rows, self._orders
         clients, taken = orders.shape
         most = max(1, _BLOCK // (taken * rows[0][0].nbytes))
-        room = rows[0].new_empty(min(most, self._each), taken, rows[0].shape[1])
+        room = self.empty("taken", rows[0], min(most, self._each), taken, rows[0].shape[1])
         for first in range(0, clients, self._each):
             for at in range(first, first + self._each, most):
                 some = slice(at, min(at + most, first + self._each))

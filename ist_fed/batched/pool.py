@@ -37,6 +37,7 @@ class Pool:
         self._lengths: dict[int, int] = {}
         self._size = 0
         self._kind: list[tuple[torch.Size, torch.dtype]] | None = None
+        # Of each client's examples with one another, and where in it each one's begin.
         self._products, self._places = torch.empty(0, device=device), dict[int, int]()
 
     def add(self, client: int, data: Dataset[Batch]) -> None:
@@ -94,24 +95,29 @@ class Pool:
 
     def in_data(self, clients: Sequence[int], orders: Tensor) -> Examples:
         """The examples of clients, their products, and the same orders numbered within each client."""
+        self.multiply(clients)
         rows = [self._parts[client][0].flatten(1) for client in clients]
-        products = self._products_of(clients)
         first, places = (
             torch.tensor([of[client] for client in clients], device=self._device) for of in (self._starts, self._places)
         )
-        return Examples(rows, products, places, orders - first[:, None])
+        return Examples(rows, self._products, places, orders - first[:, None])
 
-    def _products_of(self, clients: Sequence[int]) -> Tensor:
-        """Of each client's examples with one another, once and for all; `_places` says where in it each one's begin."""
-        made, end = [self._products], len(self._products)
-        for client in dict.fromkeys(clients):
-            if client not in self._places:
-                rows = self._parts[client][0].flatten(1)
-                made.append((rows @ rows.mT).flatten())
-                self._places[client], end = end, end + len(made[-1])
-        if len(made) > 1:
-            self._products = torch.cat([part.to(made[-1].dtype) for part in made])
-        return self._products
+    def multiply(self, clients: Sequence[int]) -> None:
+        """Work out the products of each client's examples with one another, once and for all.
+
+        For all clients that will be asked for, if they are known: for more the products are copied.
+        """
+        new = [client for client in dict.fromkeys(clients) if client not in self._places]
+        if not new:
+            return
+        rows, before = {client: self._parts[client][0].flatten(1) for client in new}, self._products
+        room = sum(len(rows[client]) ** 2 for client in new)
+        self._products = rows[new[0]].new_empty(len(before) + room)
+        self._products[: len(before)] = before
+        end = len(before)
+        for client, own in rows.items():
+            self._places[client], end = end, end + len(own) ** 2
+            torch.mm(own, own.mT, out=self._products[self._places[client] : end].view(len(own), -1))
 
     def batch_in_data(self, order: Tensor) -> Batch:
         """As `batch`, but for the inputs, of which there is only the shape."""

@@ -15,6 +15,7 @@ from ist_fed.batched.descent import Descent, Optimizer
 from ist_fed.batched.factored import Factored, History
 from ist_fed.batched.indata import Examples, InData
 from ist_fed.batched.stead import InItsStead
+from ist_fed.batched.workspace import Workspace
 from ist_fed.optimizer_state import split_state
 from ist_fed.rescale import scale_inputs
 from ist_fed.tasks.task import Batch, Task
@@ -56,6 +57,7 @@ def train_together(
     in_data: tuple[str, Examples] | None = None,
     scales: Mapping[str, float] | None = None,
     amp: Amp | None = None,
+    workspace: Workspace | None = None,
 ) -> Trained:
     """Take the local steps of several cohorts of equally many clients, all of one size of subnet.
 
@@ -74,6 +76,7 @@ def train_together(
             inputs' numbers.
         scales: layer → what its inputs are multiplied by.
         amp: mixed precision; not `fp16`, in which each client's loss is scaled by its own factor.
+        workspace: of the caller, who asks again and again.
 
     Raises:
         NotTogether: it cannot be done so, or fails for some client; nothing has been changed but `model`.
@@ -82,10 +85,11 @@ def train_together(
         raise NotTogether("in fp16 each client's loss is scaled by a factor of its own")
     each = weights.shape[1]
     starting, kept = split_state(starts, training.carried)
-    history = History(training, lr)
-    make: dict[str, Callable[[nn.Linear, Tensor], Layer]] = {name: partial(_factored, history) for name in factored}
+    history = History(training, lr, workspace or Workspace())
+    make: dict[str, Callable[[str, nn.Linear, Tensor], Layer]]
+    make = {name: partial(Factored, history=history) for name in factored}
     if in_data:
-        make[in_data[0]] = partial(_in_data, history, in_data[1])
+        make[in_data[0]] = partial(InData, history=history, examples=in_data[1])
     layers = {name: _replace(model, name, make[name], starting) for name in make}
     scale_inputs(model, scales or {})
     whole = _Loss(model, task).train()
@@ -127,22 +131,14 @@ class _Loss(nn.Module):
         return self._task.loss(self.model, (batch[0], batch[1]))
 
 
-def _factored(history: History, linear: nn.Linear, start: Tensor) -> Layer:
-    return Factored(linear, start, history)
-
-
-def _in_data(history: History, examples: Examples, linear: nn.Linear, start: Tensor) -> Layer:
-    return InData(linear, start, history, examples)
-
-
 def _replace(
-    model: nn.Module, name: str, make: Callable[[nn.Linear, Tensor], Layer], starting: Mapping[str, Tensor]
+    model: nn.Module, name: str, make: Callable[[str, nn.Linear, Tensor], Layer], starting: Mapping[str, Tensor]
 ) -> Layer:
     """Put another layer in the place of a `Linear`."""
     above, _, last = name.rpartition(".")
     linear = model.get_submodule(name)
     assert isinstance(linear, nn.Linear)
-    made = make(linear, starting[f"{name}.weight"])
+    made = make(name, linear, starting[f"{name}.weight"])
     setattr(model.get_submodule(above), last, made)
     return made
 

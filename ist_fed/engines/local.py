@@ -13,7 +13,7 @@ import torch
 
 from ist_fed import wire
 from ist_fed.arrays import Arrays, arrays_of
-from ist_fed.batched import Choice, Job, NotTogether, Pool, Way, Ways, train_together
+from ist_fed.batched import Choice, Job, NotTogether, Pool, Way, Ways, Workspace, train_together
 from ist_fed.batched.widened import is_near, narrowed, shapes_of, stays_zero, widened
 from ist_fed.cohort import Assignment, Outcome
 from ist_fed.device import pick_device, tf32_products
@@ -65,7 +65,7 @@ class LocalGrid(InProcessGrid):
         self.device, self._task, self._only, self._amp = device, task, only, amp
         fits = memory or (GPU_MEMORY if device.type == "cuda" else MEMORY)
         self._ways = Ways(task, device, fits, only)
-        self._pool = Pool(device)
+        self._pool, self._workspace = Pool(device), Workspace()
         self._told: set[Job | str] = set()
         self._joins: dict[tuple[Job, Job], bool] = {}
 
@@ -85,6 +85,8 @@ class LocalGrid(InProcessGrid):
         for job, parts in self._jobs(assignments).items():
             (first, *_) = parts[0][1]
             choice = self._ways.of(job, partial(self._pool.one, first, job.batch))
+            if choice.in_data:
+                self._pool.multiply([node for _, nodes in parts for node in nodes])
             left = cut(parts, choice.at_once) if choice.at_once else parts
             while left:
                 some = chunk(left, choice.at_once)
@@ -190,6 +192,7 @@ class LocalGrid(InProcessGrid):
             in_data=(choice.in_data, self._pool.in_data(nodes, orders)) if choice.in_data else None,
             scales=asked.scales,
             amp=self._amp,
+            workspace=self._workspace,
         )
         losses = trained.losses.double().mean(0).cpu().numpy().reshape(len(chunk), -1)
         seconds = (time.perf_counter() - began) / len(chunk)
