@@ -7,12 +7,12 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ist_fed.arrays import Arrays, arrays_of
 from ist_fed.batched.descent import Descent, Optimizer
 from ist_fed.batched.factored import Factored, History
+from ist_fed.batched.forall import ForAll
 from ist_fed.batched.indata import Examples, InData
 from ist_fed.batched.stead import InItsStead
 from ist_fed.batched.workspace import Workspace
@@ -104,17 +104,18 @@ def train_together(
     named = {name.removeprefix("model."): array for name, array in weighed.items()}
     afresh = not weighed or (training.optimizer == "sgd" and not kept)
     optimizer = Descent(named, training, lr) if afresh else Optimizer(named, training, lr, kept)
-    call = torch.vmap(partial(functional_call, whole))
+    call = ForAll(whole, own)
     autocast = torch.autocast(weights.device.type, AMP[amp]) if amp else nullcontext()
     losses = []
-    for step in range(steps):
-        losses.append(_differentiate(call, state, batches(step), layers.values(), autocast))
-        if training.clip_norm:
-            _clip(list(weighed.values()), list(layers.values()), training.clip_norm)
-        optimizer.step()
-        for layer in layers.values():
-            layer.keep(steps)
-        history.step()
+    with sdpa_kernel(SDPBackend.MATH):  # attention's other ways would be called for one client after another
+        for step in range(steps):
+            losses.append(_differentiate(call, state, batches(step), layers.values(), autocast))
+            if training.clip_norm:
+                _clip(list(weighed.values()), list(layers.values()), training.clip_norm)
+            optimizer.step()
+            for layer in layers.values():
+                layer.keep(steps)
+            history.step()
     travels = optimizer.state().items()
     state |= {key: array.repeat(weights.numel()) if key in counts else array for key, array in travels}
     return _gather(state, layers, torch.stack(losses), weights)
@@ -144,7 +145,7 @@ def _replace(
 
 
 def _differentiate(
-    call: Callable[..., Tensor],
+    call: ForAll,
     state: dict[str, Tensor],
     batch: Batch,
     layers: Collection[Layer],
@@ -152,9 +153,8 @@ def _differentiate(
 ) -> Tensor:
     """The losses of all clients, and their gradients."""
     try:
-        # Attention's other ways would be called for one client after another.
-        with autocast, InItsStead(), sdpa_kernel(SDPBackend.MATH):
-            losses = call(state, batch)
+        with autocast, InItsStead():
+            losses = call(state, *batch)
         losses.sum().backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # of `vmap`, or of the task's own code for some client
         reason = "it draws at random, as dropout does" if "random" in str(error) else str(error).strip()
