@@ -20,19 +20,21 @@ from ist_fed.flat import joined
 from ist_fed.places import Units
 from ist_fed.rules import Disjoint, Node
 from ist_fed.seeds import generator
-from ist_fed.subnet import Merge, MergeInPlace, axes_apart, extract, extract_each, small
+from ist_fed.subnet import Merge, MergeInPlace, alike, axes_apart, extract, extract_each, small
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 DTYPES = (*FLOATS, torch.int64, torch.uint8, torch.bool)
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-@pytest.fixture(scope="module", params=["small", "not small"], autouse=True)
+@pytest.fixture(scope="module", params=["small", "small, by rows", "not small"], autouse=True)
 def how_small(request: pytest.FixtureRequest) -> Iterator[None]:
     """Every law holds for networks that are handled many subnets at once, and for those that are not."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "not small":
             patch.setattr(small, "SMALL", -1)
+        if request.param == "small, by rows":
+            patch.setattr(alike, "_LONG", 1)
         yield
 
 

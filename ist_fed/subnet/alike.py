@@ -13,12 +13,15 @@ from torch import Tensor
 
 from ist_fed.axes import Axes, Dim, dims_of, owners_of
 from ist_fed.flat import Layout, Run
+from ist_fed.places import write
 
 Held = Mapping[str, np.ndarray]
 """Axis → subnets × units; an axis that is held whole is left out."""
 
 
 _NOTHING = np.zeros(1, dtype=np.int64)
+_LONG = 64
+"""Numbers of a row from which on one call a subnet for whole rows costs less than an address for every number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,28 +30,70 @@ class Alike:
 
     Args:
         layout: of each.
-        places: for each run of it, subnets × numbers: where they stand in the wide network's run of that dtype; None
-            for a run that no axis splits: every subnet has all of it.
-        whole: for each run of it, which of its numbers are of arrays that no axis splits: every subnet has them.
+        pieces: for each run of it, in order; None for a run that no axis splits: every subnet has all of it.
+        whole: for each run of it, which of its numbers are of arrays that no axis splits, which every subnet has; and
+            where these stand in the wide network's run of that dtype.
     """
 
     layout: Layout
-    places: Sequence[Tensor | None]
-    whole: Sequence[Tensor]
+    pieces: Sequence[Sequence["Stretch"] | None]
+    whole: Sequence[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class Stretch:
+    """Neighbours in a subnet's run: numbers, or whole rows of an array of which an axis splits the first dimension.
+
+    Args:
+        span: where they lie in the subnet's run.
+        places: subnets × numbers, or × rows: where they stand in the wide run, or which rows they are.
+        rows: where in the wide run the array of these rows lies; None for numbers.
+        length: of a row.
+    """
+
+    span: slice
+    places: Tensor
+    rows: slice | None = None
+    length: int = 1
+
+    def read(self, wide: Tensor, subnets: Sequence[int], out: Tensor) -> None:
+        """Copy what some subnets have of a wide run into `out`, subnets × numbers of their whole run."""
+        if self.rows is None:
+            at = rows_of(self.places, subnets).to(wide.device)
+            out[:, self.span] = wide.index_select(0, at.view(-1)).view(at.shape)
+            return
+        rows = wide[self.rows].view(-1, self.length)
+        for subnet, own in zip(subnets, out[:, self.span].unbind(), strict=True):
+            torch.index_select(rows, 0, self.places[subnet].to(wide.device), out=own.view(-1, self.length))
+
+    def write(self, wide: Tensor, subnets: Sequence[int], numbers: Tensor) -> None:
+        """Copy what some subnets have into a wide run; `numbers` as `out` of `read`."""
+        if self.rows is None:
+            at = rows_of(self.places, subnets).to(wide.device)
+            wide.index_copy_(0, at.view(-1), numbers[:, self.span].reshape(-1))  # quicker than by two dimensions
+            return
+        rows = wide[self.rows].view(-1, self.length)
+        for subnet, own in zip(subnets, numbers[:, self.span].unbind(), strict=True):
+            write(rows, (self.places[subnet].to(wide.device), None), own.view(-1, self.length))
+
+
+def rows_of(table: Tensor, rows: Sequence[int]) -> Tensor:
+    """Some rows of a table; the table itself if it is all of them."""
+    return table if [*rows] == [*range(len(table))] else table[[*rows]]
 
 
 def alike_in(wide: Layout, axes: Axes, sizes: Mapping[str, int], count: int, held: Held) -> Alike:
     """So many subnets of one size in a network laid out so, one run for each dtype."""
     counts = tuple((axis, units.shape[1]) for axis, units in held.items())
-    layout, places, whole = [], [], []
+    layout, pieces, whole = [], [], []
     for run in wide:
         form = _form(run, tuple(axes[name] for name in run.names), tuple(sizes.items()), counts)
         if form.run.names:
             layout.append(form.run)
-            split = form.whole.numel() < sum(run.lengths)
-            places.append(torch.from_numpy(form.places(count, held)) if split else None)
+            split = form.whole[0].numel() < sum(run.lengths)
+            pieces.append(form.stretches(count, held) if split else None)
             whole.append(form.whole)
-    return Alike(tuple(layout), places, whole)
+    return Alike(tuple(layout), pieces, whole)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,18 +130,36 @@ class _Part:
         start: where it begins in the wide one.
         shape: in the subnet.
         along: positions along each dimension, and the shape in which they stand beside the other dimensions.
+        end: where it ends in the wide one.
     """
 
     span: slice
     start: int
     shape: tuple[int, ...]
     along: Sequence[tuple[_Along, tuple[int, ...]]]
+    end: int
+
+    @property
+    def is_long(self) -> bool:
+        """Whether a subnet has long rows of it, each whole."""
+        (*before, (last, _)) = self.along
+        return last.axis is None and self.shape[-1] >= _LONG and any(along.axis for along, _ in before)
 
     def write(self, places: np.ndarray, held: Held) -> None:
-        """Write where its numbers stand, for subnets × numbers of the whole run."""
+        """Write where its numbers stand, for subnets × its numbers."""
+        *before, last = self._found(held)
+        np.add(sum(before, self.start), last, out=places.reshape(len(places), *self.shape))
+
+    def rows(self, held: Held) -> Stretch:
+        """Its rows."""
+        *before, _ = self._found(held)
+        at = np.asarray(sum(before)) // self.shape[-1]
+        rows = torch.from_numpy(at.reshape(len(at), -1))
+        return Stretch(self.span, rows, slice(self.start, self.end), self.shape[-1])
+
+    def _found(self, held: Held) -> list[np.ndarray]:
         found = [(along.places(held), beside) for along, beside in self.along]
-        *before, last = [each.reshape(len(each), *beside) for each, beside in found]
-        np.add(sum(before, self.start), last, out=places[:, self.span].reshape(len(places), *self.shape))
+        return [each.reshape(len(each), *beside) for each, beside in found]
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,19 +169,27 @@ class _Form:
     Args:
         run: of a subnet.
         parts: its arrays.
-        whole: which of its numbers are of arrays that no axis splits.
+        whole: as in `Alike`.
     """
 
     run: Run
     parts: Sequence[_Part]
-    whole: Tensor
+    whole: tuple[Tensor, Tensor]
 
-    def places(self, count: int, held: Held) -> np.ndarray:
-        """Where the numbers of so many subnets stand in the wide run: subnets × numbers."""
-        places = np.empty((count, sum(self.run.lengths)), dtype=np.int64)
-        for part in self.parts:
-            part.write(places, held)
-        return places
+    def stretches(self, count: int, held: Held) -> list[Stretch]:
+        """Of so many subnets."""
+        made = []
+        for is_long, some in groupby(self.parts, key=lambda part: part.is_long):
+            if is_long:
+                made += [part.rows(held) for part in some]
+                continue
+            parts = [*some]
+            span = slice(parts[0].span.start, parts[-1].span.stop)
+            places = np.empty((count, span.stop - span.start), dtype=np.int64)
+            for part in parts:
+                part.write(places[:, part.span.start - span.start : part.span.stop - span.start], held)
+            made.append(Stretch(span, torch.from_numpy(places)))
+        return made
 
 
 @lru_cache(maxsize=64)
@@ -130,7 +201,7 @@ def _form(
 ) -> _Form:
     full, held = dict(sizes), dict(counts)
     begin, start, names, shapes, parts = 0, 0, list[str](), list[tuple[int, ...]](), list[_Part]()
-    whole = [torch.empty(0, dtype=torch.int64)]
+    whole, stands = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
     arrays = zip(run.names, tables, run.shapes, run.lengths, strict=True)
     for (table, shape, length), some in groupby(arrays, key=itemgetter(1, 2, 3)):
         found = [name for name, *_ in some]
@@ -145,9 +216,10 @@ def _form(
             end = begin + prod(narrow)
             if all(dim.axis is None for dim in table):
                 whole.append(torch.arange(begin, end))
+                stands.append(torch.arange(start, start + end - begin))
             begin = end
         start += length * len(found)
-    return _Form(Run(run.dtype, tuple(names), tuple(shapes)), parts, torch.cat(whole))
+    return _Form(Run(run.dtype, tuple(names), tuple(shapes)), parts, (torch.cat(whole), torch.cat(stands)))
 
 
 def _part(
@@ -173,7 +245,8 @@ def _part(
             along.append(_Along(stride * np.arange(length)))
     shape, along = shape or [1], along or [_Along(_NOTHING)]
     beside = [(*[1] * at, length, *[1] * (len(shape) - at - 1)) for at, length in enumerate(shape)]
-    return _Part(slice(begin, begin + prod(shape)), start, tuple(shape), [*zip(along, beside, strict=True)])
+    end = start + prod(length for _, length in dims)
+    return _Part(slice(begin, begin + prod(shape)), start, tuple(shape), [*zip(along, beside, strict=True)], end)
 
 
 def _split(dim: Dim, stride: int, full: int, held: int) -> _Along:

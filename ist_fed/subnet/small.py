@@ -16,7 +16,7 @@ from torch import Tensor
 from ist_fed.axes import Axes
 from ist_fed.flat import Flat, Layout, Run
 from ist_fed.places import Units, check_each
-from ist_fed.subnet.alike import Alike, alike_in
+from ist_fed.subnet.alike import Alike, Stretch, alike_in
 from ist_fed.subnet.means import Cohort, mean_of_all
 
 SMALL, LARGE = 1 << 17, 1 << 21
@@ -71,7 +71,7 @@ def cut(wide: Flat, of: Sequence[Piece]) -> list[Flat]:
     made: list[Flat] = []
     for alike, some in groupby(of, key=lambda piece: piece.alike):
         rows = [piece.row for piece in some]
-        runs = [_read(wide, run, at, rows) for run, at in zip(alike.layout, alike.places, strict=True)]
+        runs = [_read(wide, run, pieces, rows) for run, pieces in zip(alike.layout, alike.pieces, strict=True)]
         made += [Flat(alike.layout, [run[row] for run in runs]) for row in range(len(rows))]
     return made
 
@@ -91,20 +91,20 @@ def put_back(wide: Flat, parts: Sequence[tuple[Piece, Cohort]]) -> Flat:
         if any(cohort.apart for cohort in cohorts):
             cohorts = [cohort.laid(alike.layout) for cohort in cohorts]
         means = [cohort.means() for cohort in cohorts]
-        for number, (run, at, whole) in enumerate(zip(alike.layout, alike.places, alike.whole, strict=True)):
+        for number, (run, stretches) in enumerate(zip(alike.layout, alike.pieces, strict=True)):
             arrays = [array for cohort in cohorts for array in cohort.first.within(run)]
             first = torch.cat(arrays).view(len(cohorts), -1)
             apart = [cohort.apart.runs[number] for cohort in cohorts if cohort.apart]
-            if at is None:
+            if stretches is None:
                 even[run.dtype].append(_Even(None, first, cohorts, apart))
                 continue
-            here = _rows(at, rows).to(wide.runs[0].device)
             mean = torch.stack([mean.runs[number] for mean in means]) if apart else first
-            runs[run.dtype].index_copy_(0, here.view(-1), mean.view(-1))  # quicker than by two dimensions
+            for stretch in stretches:
+                stretch.write(runs[run.dtype], rows, mean)
+            whole, stands = (each.to(mean.device) for each in alike.whole[number])
             if whole.numel():
-                whole = whole.to(here.device)
                 values, own = first.index_select(1, whole), [sums.index_select(0, whole) for sums in apart]
-                even[run.dtype].append(_Even(here[0].index_select(0, whole), values, cohorts, own))
+                even[run.dtype].append(_Even(stands, values, cohorts, own))
     for dtype, found in even.items():
         values, everyone = torch.cat([one.values for one in found]), [own for one in found for own in one.cohorts]
         mean = mean_of_all(values, everyone, [own for one in found for own in one.apart])
@@ -126,15 +126,12 @@ class _Even:
     apart: Sequence[Tensor]
 
 
-def _read(wide: Flat, run: Run, at: Tensor | None, rows: Sequence[int]) -> Sequence[Tensor]:
+def _read(wide: Flat, run: Run, stretches: Sequence[Stretch] | None, rows: Sequence[int]) -> Sequence[Tensor]:
     """What these rows of subnets have in the run of this dtype."""
     numbers = next(numbers for own, numbers in zip(wide.layout, wide.runs, strict=True) if own.dtype == run.dtype)
-    if at is None:
+    if stretches is None:
         return [numbers] * len(rows)
-    places = _rows(at, rows).to(numbers.device)
-    return numbers.index_select(0, places.view(-1)).view(places.shape).unbind()
-
-
-def _rows(table: Tensor, rows: Sequence[int]) -> Tensor:
-    """Some rows of a table; the table itself if it is all of them."""
-    return table if [*rows] == [*range(len(table))] else table[[*rows]]
+    made = numbers.new_empty(len(rows), sum(run.lengths))
+    for stretch in stretches:
+        stretch.read(numbers, rows, made)
+    return made.unbind()
