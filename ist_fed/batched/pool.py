@@ -80,10 +80,8 @@ class Pool:
         """
         rounds = [round] * len(clients) if isinstance(round, int) else round
         orders = np.empty((steps, len(clients), size), dtype=np.int64)
-        drawn = generators(
-            seed, [(its_round, "batches", client) for its_round, client in zip(rounds, clients, strict=True)]
-        )
-        for at, (client, rng) in enumerate(zip(clients, drawn, strict=True)):
+        streams = generators(seed, [(each, "batches", client) for each, client in zip(rounds, clients, strict=True)])
+        for at, (client, rng) in enumerate(zip(clients, streams, strict=True)):
             orders[:, at] = first_batches(self._lengths[client], size, steps, rng)
         orders += np.array([self._starts[client] for client in clients])[:, None]
         return torch.from_numpy(orders).to(self._device)
@@ -105,7 +103,7 @@ class Pool:
     def multiply(self, clients: Sequence[int]) -> None:
         """Work out the products of each client's examples with one another, once and for all.
 
-        For all clients that will be asked for, if they are known: for more the products are copied.
+        Of all clients that will be asked for, if they are known: where more come later all products are copied.
         """
         new = [client for client in dict.fromkeys(clients) if client not in self._places]
         if not new:
