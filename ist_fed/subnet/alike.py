@@ -13,14 +13,14 @@ from torch import Tensor
 
 from ist_fed.axes import Axes, Dim, dims_of, owners_of
 from ist_fed.flat import Layout, Run
-from ist_fed.places import write
+from ist_fed.subnet.stretch import Stretch
 
 Held = Mapping[str, np.ndarray]
 """Axis → subnets × units; an axis that is held whole is left out."""
 
 
 _NOTHING = np.zeros(1, dtype=np.int64)
-_LONG = 64
+_LONG = 256
 """Numbers of a row from which on one call a subnet for whole rows costs less than an address for every number."""
 
 
@@ -30,70 +30,28 @@ class Alike:
 
     Args:
         layout: of each.
-        pieces: for each run of it, in order; None for a run that no axis splits: every subnet has all of it.
+        stretches: for each run of it, in order; None for a run that no axis splits: every subnet has all of it.
         whole: for each run of it, which of its numbers are of arrays that no axis splits, which every subnet has; and
             where these stand in the wide network's run of that dtype.
     """
 
     layout: Layout
-    pieces: Sequence[Sequence["Stretch"] | None]
+    stretches: Sequence[Sequence[Stretch] | None]
     whole: Sequence[tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True, eq=False)
-class Stretch:
-    """Neighbours in a subnet's run: numbers, or whole rows of an array of which an axis splits the first dimension.
-
-    Args:
-        span: where they lie in the subnet's run.
-        places: subnets × numbers, or × rows: where they stand in the wide run, or which rows they are.
-        rows: where in the wide run the array of these rows lies; None for numbers.
-        length: of a row.
-    """
-
-    span: slice
-    places: Tensor
-    rows: slice | None = None
-    length: int = 1
-
-    def read(self, wide: Tensor, subnets: Sequence[int], out: Tensor) -> None:
-        """Copy what some subnets have of a wide run into `out`, subnets × numbers of their whole run."""
-        if self.rows is None:
-            at = rows_of(self.places, subnets).to(wide.device)
-            out[:, self.span] = wide.index_select(0, at.view(-1)).view(at.shape)
-            return
-        rows = wide[self.rows].view(-1, self.length)
-        for subnet, own in zip(subnets, out[:, self.span].unbind(), strict=True):
-            torch.index_select(rows, 0, self.places[subnet].to(wide.device), out=own.view(-1, self.length))
-
-    def write(self, wide: Tensor, subnets: Sequence[int], numbers: Tensor) -> None:
-        """Copy what some subnets have into a wide run; `numbers` as `out` of `read`."""
-        if self.rows is None:
-            at = rows_of(self.places, subnets).to(wide.device)
-            wide.index_copy_(0, at.view(-1), numbers[:, self.span].reshape(-1))  # quicker than by two dimensions
-            return
-        rows = wide[self.rows].view(-1, self.length)
-        for subnet, own in zip(subnets, numbers[:, self.span].unbind(), strict=True):
-            write(rows, (self.places[subnet].to(wide.device), None), own.view(-1, self.length))
-
-
-def rows_of(table: Tensor, rows: Sequence[int]) -> Tensor:
-    """Some rows of a table; the table itself if it is all of them."""
-    return table if [*rows] == [*range(len(table))] else table[[*rows]]
 
 
 def alike_in(wide: Layout, axes: Axes, sizes: Mapping[str, int], count: int, held: Held) -> Alike:
     """So many subnets of one size in a network laid out so, one run for each dtype."""
     counts = tuple((axis, units.shape[1]) for axis, units in held.items())
-    layout, pieces, whole = [], [], []
+    layout, stretches, whole = [], [], []
     for run in wide:
         form = _form(run, tuple(axes[name] for name in run.names), tuple(sizes.items()), counts)
         if form.run.names:
             layout.append(form.run)
             split = form.whole[0].numel() < sum(run.lengths)
-            pieces.append(form.stretches(count, held) if split else None)
+            stretches.append(form.stretches(count, held) if split else None)
             whole.append(form.whole)
-    return Alike(tuple(layout), pieces, whole)
+    return Alike(tuple(layout), stretches, whole)
 
 
 @dataclass(frozen=True, eq=False)

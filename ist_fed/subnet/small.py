@@ -16,8 +16,9 @@ from torch import Tensor
 from ist_fed.axes import Axes
 from ist_fed.flat import Flat, Layout, Run
 from ist_fed.places import Units, check_each
-from ist_fed.subnet.alike import Alike, Stretch, alike_in
+from ist_fed.subnet.alike import Alike, alike_in
 from ist_fed.subnet.means import Cohort, mean_of_all
+from ist_fed.subnet.stretch import Stretch
 
 SMALL, LARGE = 1 << 17, 1 << 21
 """Coordinates for each subnet up to which this pays: what a subnet is then made of is a few kilobytes an array. And in
@@ -71,7 +72,7 @@ def cut(wide: Flat, of: Sequence[Piece]) -> list[Flat]:
     made: list[Flat] = []
     for alike, some in groupby(of, key=lambda piece: piece.alike):
         rows = [piece.row for piece in some]
-        runs = [_read(wide, run, pieces, rows) for run, pieces in zip(alike.layout, alike.pieces, strict=True)]
+        runs = [_read(wide, run, of_run, rows) for run, of_run in zip(alike.layout, alike.stretches, strict=True)]
         made += [Flat(alike.layout, [run[row] for run in runs]) for row in range(len(rows))]
     return made
 
@@ -91,7 +92,7 @@ def put_back(wide: Flat, parts: Sequence[tuple[Piece, Cohort]]) -> Flat:
         if any(cohort.apart for cohort in cohorts):
             cohorts = [cohort.laid(alike.layout) for cohort in cohorts]
         means = [cohort.means() for cohort in cohorts]
-        for number, (run, stretches) in enumerate(zip(alike.layout, alike.pieces, strict=True)):
+        for number, (run, stretches) in enumerate(zip(alike.layout, alike.stretches, strict=True)):
             arrays = [array for cohort in cohorts for array in cohort.first.within(run)]
             first = torch.cat(arrays).view(len(cohorts), -1)
             apart = [cohort.apart.runs[number] for cohort in cohorts if cohort.apart]
