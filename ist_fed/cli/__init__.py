@@ -33,6 +33,7 @@ _REFUSED = 77  # EX_NOPERM of sysexits.h; the client's unit does not start it ag
 typer.core.HAS_RICH = False  # help is plain text; else typer escapes its brackets for rich: `\[default: auto]`
 
 app = typer.Typer(
+    suggest_commands=False,  # Click does, and it would be said twice
     help="Independent Subnet Training on Flower: train a wide network on clients that only ever hold a narrow one.",
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,

@@ -315,6 +315,13 @@ def test_mistakes_get_one_clear_line(arguments: list[str], says: str, ist_fed: C
     assert out == ""
 
 
+@pytest.mark.parametrize(("arguments", "meant"), [(["simulat"], "'simulate'"), (["server", "statu"], "'status'")])
+def test_a_mistyped_command_is_set_right_once(arguments: list[str], meant: str, ist_fed: Command) -> None:
+    code, _, err = ist_fed(*arguments)
+    assert code == 2
+    assert err.count("Did you mean") == err.count(meant) == 1
+
+
 def test_a_mistake_costs_no_run_folder(ist_fed: Command) -> None:
     ist_fed("simulate", "tiny.toml", "--set", "rule.groups=3")
     assert ist_fed("simulate", "tiny.toml")[0] == 0
