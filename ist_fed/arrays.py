@@ -114,7 +114,8 @@ def build_undrawn(build: Build, sizes: Mapping[str, int]) -> nn.Module:
     return build(**sizes)
 
 
-_REGISTERED = ("_parameters", "_buffers", "_modules")
+_TORCHS_OWN = vars(nn.Module()).keys()
+"""Attributes that every module has: its state, hooks and submodules."""
 _WRITES_NOTHING = ("requires_grad_", "share_memory_")
 
 
@@ -139,6 +140,6 @@ class _Undrawn(TorchFunctionMode):
 
 def _keeps_more(module: nn.Module) -> bool:
     """Whether a module keeps tensors that its state does not hold."""
-    own = {name: value for name, value in vars(module).items() if name not in _REGISTERED}
+    own = [value for name, value in vars(module).items() if name not in _TORCHS_OWN]
     plain = any(isinstance(value, Tensor) for value in tree_leaves(own))
     return plain or bool(module._non_persistent_buffers_set)

@@ -30,8 +30,10 @@ def first_batches(examples: int, size: int, steps: int, rng: np.random.Generator
     """The indices of the first batches, steps × examples of a batch; `examples` is at least one."""
     size = min(size, examples)
     each = examples // size
+    if steps <= each:
+        return rng.permutation(examples)[: steps * size].reshape(steps, size)
     epochs = [rng.permutation(examples)[: each * size].reshape(each, size) for _ in range(ceil(steps / each))]
-    return epochs[0][:steps] if len(epochs) == 1 else np.concatenate(epochs)[:steps]
+    return np.concatenate(epochs)[:steps]
 
 
 def fetch(data: Dataset[Batch], index: np.ndarray, device: torch.device) -> Batch:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
@@ -31,7 +31,8 @@ def generators(seed: int, paths: Sequence[Path]) -> list[np.random.Generator]:
     """Of each path its `generator`; of many in a third of the time."""
     if len(paths) < _MANY:
         return [generator(seed, *path) for path in paths]
-    words = _spread(np.stack([np.frombuffer(_entropy(seed, path), dtype=_WORD) for path in paths], axis=1))
+    entropy = np.frombuffer(b"".join([_entropy(seed, path) for path in paths]), dtype=_WORD)
+    words = _spread(np.ascontiguousarray(entropy.reshape(len(paths), -1).T))
     return [np.random.Generator(np.random.PCG64(_Seed(each))) for each in words]  # type: ignore[arg-type]  # its stub
 
 
@@ -72,7 +73,13 @@ def _sequence(seed: int, path: Path) -> np.random.SeedSequence:
 
 def _entropy(seed: int, path: Path) -> bytes:
     # JSON keeps ("1",) apart from (1,), and ("a/b",) from ("a", "b").
-    return _words(seed) + hashlib.sha256(json.dumps(path).encode()).digest()
+    return _words(seed) + hashlib.sha256(f"[{', '.join(map(_json, path))}]".encode()).digest()
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _json(part: int | str) -> str:
+    """Each part alone: the same few come again and again, and of a whole path it takes several times as long."""
+    return json.dumps(part)
 
 
 @cache

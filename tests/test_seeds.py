@@ -1,5 +1,7 @@
 """A seed and a path name a stream: the same bytes on any machine, and no two paths the same stream."""
 
+import hashlib
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +33,13 @@ def test_the_same_name_gives_the_same_stream(make: Any, seed: int, path: tuple[i
 def test_many_streams_at_once_are_those_that_numpy_makes(seed: int, several: list[tuple[int | str, ...]]) -> None:
     alone = [generator(seed, *path).bit_generator.state for path in several]
     assert [each.bit_generator.state for each in generators(seed, several)] == alone
+
+
+@given(st.integers(0, 2**32 - 1), paths)
+def test_a_stream_is_that_of_the_paths_json(seed: int, path: tuple[int | str, ...]) -> None:
+    digest = hashlib.sha256(json.dumps(path).encode()).digest()
+    own = np.random.SeedSequence([seed, *np.frombuffer(digest, dtype="<u4")])
+    assert words(generator(seed, *path)) == words(np.random.default_rng(own))
 
 
 @pytest.mark.parametrize("make", [generator, torch_generator])

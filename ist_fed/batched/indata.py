@@ -29,6 +29,7 @@ class Examples:
 
     Args:
         rows: of each client: its examples × features.
+        lengths: how many each client has.
         products: of each two examples of a client the sum over features: a matrix for each client, these and others,
             one behind the other.
         starts: where in it that of each client begins.
@@ -36,6 +37,7 @@ class Examples:
     """
 
     rows: Sequence[Tensor]
+    lengths: Sequence[int]
     products: Tensor
     starts: Tensor
     orders: Tensor
@@ -43,11 +45,13 @@ class Examples:
     @cached_property
     def counts(self) -> Tensor:
         """How many each client has: clients × 1."""
-        return torch.tensor([[len(rows)] for rows in self.rows], device=self.starts.device)
+        return torch.tensor(self.lengths, device=self.starts.device)[:, None]
 
     def alike(self, some: Tensor, others: Tensor) -> Tensor:
         """Products of some of each client's examples with others: clients × some × others, numbered as in `orders`."""
-        pairs = (self.starts[:, None] + some * self.counts)[..., None] + others[:, None]
+        firsts = self.starts[:, None] + some * self.counts
+        short = torch.int32 if len(self.products) < 1 << 31 else torch.int64  # half the memory to go through
+        pairs = firsts.to(short)[..., None] + others.to(short)[:, None]
         return self.products.index_select(0, pairs.view(-1)).view(pairs.shape)
 
 
@@ -69,7 +73,7 @@ class InData(OfAll):
         super().__init__(name, linear, start, history)
         self._examples, self._batch = examples, examples.orders.shape[2]
         self._orders = examples.orders.movedim(0, 1).flatten(1)  # of all steps: clients × examples
-        counts = [len(rows) for rows in examples.rows]
+        counts = examples.lengths
         self._most, self._each = max(counts), len(counts) // len(start)
         self._even, self._once = min(counts) == self._most, self._orders.shape[1] <= min(counts)
         self._wide = self._once and start.shape[1] >= _WIDE

@@ -98,7 +98,8 @@ class Pool:
         first, places = (
             torch.tensor([of[client] for client in clients], device=self._device) for of in (self._starts, self._places)
         )
-        return Examples(rows, self._products, places, orders - first[:, None])
+        lengths = [self._lengths[client] for client in clients]
+        return Examples(rows, lengths, self._products, places, orders - first[:, None])
 
     def multiply(self, clients: Sequence[int]) -> None:
         """Work out the products of each client's examples with one another, once and for all.

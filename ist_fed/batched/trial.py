@@ -89,7 +89,8 @@ def _together(model: nn.Module, task: Task, before: Arrays, batch: Batch, traini
     if choice.in_data:
         rows = batch[0].flatten(1)
         order = torch.arange(len(rows), device=rows.device).expand(1, 2, -1)
-        in_data = choice.in_data, Examples([rows, rows], (rows @ rows.mT).flatten(), order.new_zeros(2), order)
+        both = Examples([rows] * 2, [len(rows)] * 2, (rows @ rows.mT).flatten(), order.new_zeros(2), order)
+        in_data = choice.in_data, both
     trained = train_together(
         model,
         task,
