@@ -133,11 +133,9 @@ class Factored(OfAll):
         """Each cohort's mean weights, in the place of `start`; `weights` of each client sum to one in a cohort."""
         cohorts, outputs, inputs = self.start.shape
         moves = self._moves(self._grads[:, : self._grads.shape[1] // self._history.steps])
-        shares, grads, alpha = weights.to(moves)[:, None] * moves, self._grads, 1.0
-        if bool((shares == shares[0, 0]).all()):  # as with plain SGD and equal weights: no need of another array
-            alpha = float(shares[0, 0])
-        else:
-            grads = grads * shares[..., None]
+        shares, grads = weights.to(moves)[:, None] * moves, self._grads
+        if (alpha := one_of(shares)) is None:
+            alpha, grads = 1.0, grads * shares[..., None]
         moved, seen = grads.view(cohorts, -1, outputs), self._inputs.view(cohorts, -1, inputs)
         return self.start.baddbmm_(moved.mT, seen, beta=self._history.decay, alpha=alpha)
 
@@ -186,6 +184,12 @@ class History:
         self._pushes = [self._momentum * push + grad for push, grad in zip(self._pushes, grads, strict=True)]
         self.decay -= self.lr * self._slide
         self.moves = [c - self.lr * push for c, push in zip(self.moves, self._pushes, strict=True)]
+
+
+def one_of(shares: Tensor) -> float | None:
+    """The number that all of them are, as with plain SGD and equal weights: no array need be multiplied by it."""
+    first = shares.flatten()[0]
+    return float(first) if bool((shares == first).all()) else None
 
 
 class _Product(torch.autograd.Function):

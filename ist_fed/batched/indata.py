@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from ist_fed.batched.factored import History, OfAll
+from ist_fed.batched.factored import History, OfAll, one_of
 
 _EVEN = 64
 """Outputs in multiples of which a matrix product is twice as fast."""
@@ -136,9 +136,11 @@ class InData(OfAll):
         mean = self.start.mul_(self._history.decay)
         cohorts, moves = mean.unbind(), self._moves
         if self._wide:
-            moves.mul_(weights.to(moves)[:, None, None])
+            if (alpha := one_of(weights)) is None:
+                alpha = 1.0
+                moves.mul_(weights.to(moves)[:, None, None])
             for some, rows in self._taken():
-                cohorts[some.start // self._each].addmm_(moves[some].flatten(0, 1).mT, rows)
+                cohorts[some.start // self._each].addmm_(moves[some].flatten(0, 1).mT, rows, alpha=alpha)
             return mean
         if self._once:
             room = moves.new_empty if self._even and self._most == moves.shape[1] else moves.new_zeros

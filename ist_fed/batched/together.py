@@ -186,7 +186,10 @@ def _clip(weighed: list[Tensor], layers: list[Layer], most: float) -> None:
 def _gather(state: dict[str, Tensor], layers: dict[str, Layer], losses: Tensor, weights: Tensor) -> Trained:
     cohorts, each = weights.shape
     arrays = {name.removeprefix("model."): array.detach() for name, array in state.items()}
-    broken = _broken(arrays, layers, losses)
+    moved = {name.removeprefix("model.") for name, array in state.items() if array.requires_grad}
+    # A bias has the sum of its layer's gradients in it, so where it is finite these are.
+    unseen = {name: layer for name, layer in layers.items() if f"{name}.bias" not in moved}
+    broken = _broken(arrays, unseen, losses)
     if broken:  # their numbers must not come near the others'
         weights = weights.clone().flatten()
         for client in broken:
