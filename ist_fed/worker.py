@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from math import nan
+from traceback import format_tb
 from typing import Any
 
 import torch
@@ -101,6 +102,7 @@ class Worker:
         self.link = 0.0
         self.ahead: Callable[[wire.Order], Arrays | None] | None = None
         self._step_seconds = 0.0
+        self._told: set[str] = set()
         self._needed: dict[object, int] = {}
         self._shapes: tuple[object, _Shapes] = (None, {})  # of the last order, which are mostly those of the next
         self._profile = wire.Profile(client=client, examples=length(data), capacity=float(capacity))
@@ -134,7 +136,7 @@ class Worker:
         try:
             return self._follow(message)
         except Exception as error:
-            return wire.refusal_message(reason_of(error, self._profile.client), reply_to=message)
+            return wire.refusal_message(reason_of(error, self._profile.client, self._told), reply_to=message)
 
     def _follow(self, message: Message) -> Message:
         step = wire.open_step(message)
@@ -278,11 +280,19 @@ def opened(
     }
 
 
-def reason_of(error: Exception, client: int) -> str:
-    """Why a client did not train, in words."""
+def reason_of(error: Exception, client: int, told: set[str]) -> str:
+    """Why a client did not train, in words.
+
+    Args:
+        error: what was raised, by the task's own code, say: then the log gets its traceback.
+        client: whom it happened to.
+        told: tracebacks that the log has already, for the next round, or client, most often fails at the same place.
+    """
     if isinstance(error, IstFedError):
         return str(error)
-    logger.error("client %d could not train", client, exc_info=error)  # of the task's own code, or of the device
+    if (where := "".join(format_tb(error.__traceback__))) not in told:
+        told.add(where)
+        logger.error("client %d could not train", client, exc_info=error)
     return f"{type(error).__name__}: {error}"
 
 

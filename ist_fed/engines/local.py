@@ -67,6 +67,7 @@ class LocalGrid(InProcessGrid):
         self._ways = Ways(task, device, fits, only)
         self._pool, self._workspace = Pool(device), Workspace()
         self._told: set[Job | str] = set()
+        self._failures: set[str] = set()
         self._joins: dict[tuple[Job, Job], bool] = {}
 
     def profiles(self, nodes: Sequence[int], question: wire.Question) -> Iterator[tuple[int, wire.Profile | str]]:
@@ -75,7 +76,7 @@ class LocalGrid(InProcessGrid):
             try:
                 yield node, self._client(node).profile(question)
             except Exception as error:
-                yield node, reason_of(error, node)
+                yield node, reason_of(error, node, self._failures)
 
     def carry_out(self, assignments: Sequence[Assignment]) -> Iterator[Outcome]:
         """Let every node of every assignment train."""
@@ -229,7 +230,7 @@ class LocalGrid(InProcessGrid):
             )
             arrays = joined({**arrays_of(model), **state})
         except Exception as error:
-            refused = {node: _refusal(reason_of(error, node))}
+            refused = {node: _refusal(reason_of(error, node, self._failures))}
         return _outcome(asked, (node,), [loss], seconds, refused=refused, arrays=arrays, weight=weight)
 
 
