@@ -200,7 +200,7 @@ class _Product(torch.autograd.Function):
         """In mixed precision in the dtype that a `Linear` would take; what is kept is kept in the weights' own."""
         ctx.layer, ctx.grads, device = layer, [], inputs.device.type
         rows = given = _rows_of(inputs)
-        mixed = torch.is_autocast_enabled(device)
+        mixed = torch.is_autocast_enabled(device) and rows.dtype != torch.float64  # which it leaves alone
         if mixed:
             kind = torch.get_autocast_dtype(device)
             given, bias, rows = rows.to(kind), None if bias is None else bias.to(kind), rows.to(layer.start.dtype)

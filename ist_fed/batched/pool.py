@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
+from ist_fed.arrays import is_finite
 from ist_fed.batched.indata import Examples
 from ist_fed.batches import fetch, first_batches, length
 from ist_fed.flat import in_one_run
@@ -44,8 +45,8 @@ class Pool:
         """Take a client's examples in.
 
         Raises:
-            ValueError: they are of another shape or dtype than those of the clients before, or drawn anew whenever they
-                are asked for.
+            ValueError: they are not finite inputs and targets, of another shape or dtype than those of the clients
+                before, or drawn anew whenever they are asked for; nothing was taken in.
         """
         examples = length(data)
         if type(data) is TensorDataset:
@@ -57,6 +58,10 @@ class Pool:
                 raise ValueError("its examples are drawn at random whenever they are asked for")
         else:
             part = ()
+        if examples and len(part) != 2:
+            raise ValueError(f"an example of it is not inputs and targets, but of {len(part)} parts")
+        if not all(map(is_finite, part)):  # even one that is never drawn would spoil sums with the others
+            raise ValueError("its examples are not all finite")
         if examples and self._kind not in (None, kind := [(each.shape[1:], each.dtype) for each in part]):
             raise ValueError(f"examples of {kind} do not stand beside those of {self._kind}")
         self._starts[client], self._lengths[client] = self._size, examples
@@ -125,9 +130,9 @@ class Pool:
         return shape, targets.index_select(0, order.flatten()).view(*order.shape, *targets.shape[1:])
 
     def one(self, client: int, size: int) -> Batch:
-        """A client's first examples."""
+        """Copies of a client's first examples, for whoever gives them to the task's own code, which may change them."""
         inputs, targets = self._parts[client]
-        return inputs[:size], targets[:size]
+        return inputs[:size].clone(), targets[:size].clone()
 
     def _all(self, which: int) -> Tensor:
         """The inputs or the targets of all clients, one client's behind another's."""

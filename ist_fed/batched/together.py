@@ -126,10 +126,11 @@ class _Loss(nn.Module):
 
     def __init__(self, model: nn.Module, task: Task) -> None:
         super().__init__()
-        self.model, self._task = model, task
+        self.model = model
+        self._loss = task.loss  # not the task, which may be a module, too
 
     def forward(self, *batch: Tensor) -> Tensor:
-        return self._task.loss(self.model, (batch[0], batch[1]))
+        return self._loss(self.model, (batch[0], batch[1]))
 
 
 def _replace(
@@ -173,7 +174,7 @@ def _clip(weighed: list[Tensor], layers: list[Layer], most: float) -> None:
     """As `torch.nn.utils.clip_grad_norm_`, each client by its own norm."""
     grads = [array.grad for array in weighed if array.grad is not None]
     squares = [grad.reshape(len(grad), -1).square().sum(1) for grad in grads]
-    squares += [layer.square_norms() for layer in layers]
+    squares += [layer.square_norms().clamp(min=0) for layer in layers]  # rounding may make it less
     factor = (most / (torch.stack(squares).sum(0).sqrt() + 1e-6)).clamp(max=1.0)
     for grad in grads:
         grad.mul_(factor.view(-1, *[1] * (grad.ndim - 1)))
@@ -219,8 +220,8 @@ def _is_finite(rows: Tensor) -> Tensor:
 
 def _mean(array: Tensor, share: Tensor, cohorts: int) -> Tensor:
     """Over the clients of each cohort."""
-    grouped = array.view(cohorts, -1, *array.shape[1:])
-    if grouped.shape[1] == 1:
+    grouped = array.view(cohorts, len(array) // cohorts, *array.shape[1:])
+    if grouped.shape[1] == 1 or not array.numel():
         return grouped[:, 0]
     if not array.is_floating_point():
         return grouped.amax(1)
@@ -230,7 +231,7 @@ def _mean(array: Tensor, share: Tensor, cohorts: int) -> Tensor:
 
 def _broken(arrays: Arrays, layers: Mapping[str, Layer], losses: Tensor) -> dict[int, str]:
     """Clients whose losses or weights did not stay finite, and what to say of them."""
-    sound = {name: _is_finite(array.reshape(len(array), -1)) for name, array in arrays.items()}
+    sound = {name: _is_finite(array.reshape(len(array), array[0].numel())) for name, array in arrays.items()}
     sound |= {f"{name}.weight": layer.is_finite() for name, layer in layers.items()}
     whole = torch.stack([losses.isfinite().all(0), *sound.values()]).all(0)
     if bool(whole.all()):

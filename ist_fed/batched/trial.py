@@ -14,7 +14,7 @@ from ist_fed.arrays import Arrays, arrays_of
 from ist_fed.batched.choose import Choice
 from ist_fed.batched.descent import Descent
 from ist_fed.batched.indata import Examples
-from ist_fed.batched.together import NotTogether, train_together
+from ist_fed.batched.together import train_together
 from ist_fed.seeds import seeded
 from ist_fed.tasks.task import Batch, Task
 from ist_fed.train import Training
@@ -57,13 +57,13 @@ def _tried(
     """As `differs`; None if one client alone cannot take the step."""
     try:
         model = task.build(**sizes).to(batch[0].device, kind).train()
-        before, alone = _alone(model, task, batch, training)
+        before, alone = _alone(model, task, (batch[0].clone(), batch[1].clone()), training)
     except Exception:  # it is said when the client trains
         return None
     try:
         return _apart(alone, _together(model, task, before, batch, training, choice), before, close)
-    except NotTogether as error:
-        return str(error)
+    except Exception as error:  # of `NotTogether`, or of what such a network makes go wrong on the way
+        return str(error).partition("\n")[0]
 
 
 def _alone(model: nn.Module, task: Task, batch: Batch, training: Training) -> tuple[Arrays, Arrays]:
@@ -112,12 +112,13 @@ def _as(kind: torch.dtype, part: Tensor) -> Tensor:
 
 def _apart(alone: Arrays, together: Arrays, before: Arrays, close: float) -> str:
     """The first thing that is not the same, by more than what is close."""
-    moved = [float((alone[name] - array).abs().amax()) for name, array in before.items() if _is_real(array)]
-    most = close * max(moved, default=0.0) + 1e-12
+    moved = [(alone[name] - array).abs().nan_to_num(0.0, 0.0) for name, array in before.items() if _is_real(array)]
+    most = close * max((float(move.amax()) for move in moved), default=0.0) + 1e-12
     for name, array in alone.items():
         allowed = close * float(array.abs()) if name == _LOSS else most
-        apart = (array - together[name]).abs() if _is_real(array) else array != together[name]
-        if bool((apart > allowed).any()):
+        other = together[name]
+        same = (array - other).abs() <= allowed if _is_real(array) else array == other
+        if not bool(same.all()):  # nor is what is not a number
             return f"at once {repr(name) if name else 'the loss'} would come out otherwise than alone"
     return ""
 

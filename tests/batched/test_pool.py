@@ -43,8 +43,32 @@ def test_examples_that_lie_side_by_side_are_not_copied() -> None:
     pool, inputs, _ = pools(apart=False)
     assert pool._all(0).data_ptr() == inputs.data_ptr()
     pool, inputs, _ = pools(apart=True)
-    assert pool._all(0).data_ptr() == pool.one(0, 3)[0].data_ptr()  # once, not twice
+    assert pool._all(0).data_ptr() == pool._parts[0][0].data_ptr()  # once, not twice
     backwards = Pool(torch.device("cpu"))
     for client in (1, 0):
         backwards.add(client, TensorDataset(inputs[client], torch.zeros(3)))
     assert torch.equal(backwards._all(0), inputs[[1, 0]].flatten(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("parts", "why"),
+    [
+        ([torch.ones(3, 2)], "not inputs and targets, but of 1 parts"),
+        ([torch.ones(3, 2), torch.ones(3), torch.ones(3)], "not inputs and targets, but of 3 parts"),
+        ([torch.tensor([[1.0], [float("nan")]]), torch.ones(2)], "not all finite"),
+        ([torch.ones(2, 1), torch.tensor([1.0, float("inf")])], "not all finite"),
+    ],
+)
+def test_examples_that_cannot_stand_beside_others_are_not_taken_in(parts: list[Tensor], why: str) -> None:
+    pool = Pool(torch.device("cpu"))
+    with pytest.raises(ValueError, match=why):
+        pool.add(0, TensorDataset(*parts))
+    assert 0 not in pool
+
+
+def test_the_task_s_own_code_is_given_copies() -> None:
+    pool, inputs, targets = pools(apart=False)
+    for part in pool.one(1, 2):
+        part.zero_()
+    assert inputs[1].all()
+    assert targets[1].all()

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from ist_fed import rules, wire
 from ist_fed.batched import Way
@@ -23,8 +24,8 @@ from ist_fed.worker import Worker
 CPU = torch.device("cpu")
 
 
-def trained(only: Way, amp: Amp | None, training: Training) -> Mapping[str, Tensor]:
-    task = tiny.Tiny()
+def trained(only: Way, amp: Amp | None, training: Training, task: tiny.Tiny | None = None) -> Mapping[str, Tensor]:
+    task = task or tiny.Tiny()
     grid = LocalGrid(
         6,
         lambda client: Worker(task, task.client_data(client, 6), client=client, amp=amp),
@@ -41,9 +42,26 @@ def trained(only: Way, amp: Amp | None, training: Training) -> Mapping[str, Tens
     return arrays[-1]
 
 
+class Exact(tiny.Tiny):
+    """In float64, which mixed precision leaves alone."""
+
+    def build(self, **sizes: int) -> nn.Module:
+        return super().build(**sizes).double()
+
+    def client_data(self, client: int, clients: int) -> TensorDataset:
+        inputs, targets = super().client_data(client, clients).tensors
+        return TensorDataset(inputs.double(), targets)
+
+
 def apart(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
     squares = [(one[name].double() - other[name].double()).square().sum() for name in one]
     return float(torch.stack(squares).sum().sqrt())
+
+
+@pytest.mark.parametrize("only", ["stacked", "factored"])
+def test_float64_stays_float64(only: Way) -> None:
+    alone, together = (trained(way, "bf16", Training(lr=0.1), Exact(norm="none")) for way in ("one by one", only))
+    assert apart(together, alone) < 1e-12
 
 
 @pytest.mark.parametrize(

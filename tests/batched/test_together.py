@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 from ist_fed import rules
-from ist_fed.batched import Way, indata
+from ist_fed.batched import Way, indata, together
 from ist_fed.engines.inprocess import InProcessGrid
 from ist_fed.engines.local import LocalGrid
 from ist_fed.models import cnn, resnet, transformer
@@ -212,6 +212,15 @@ def test_very_many_labels_run_one_by_one_and_that_is_said(caplog: pytest.LogCapt
         auto = federate(task, rules.Full(), 3, "stacked", **options)
     assert tiny.same(auto[-1].arrays, federate(task, rules.Full(), 3, "one by one", **options)[-1].arrays)
     assert "one by one: " in caplog.text
+
+
+def test_a_norm_that_rounding_makes_negative_is_none() -> None:
+    rows, grads = torch.randn(2, 3, 4), torch.randn(2, 3, 5)
+    layer = mock.Mock(last=[(rows, [grads])])
+    layer.square_norms.return_value = torch.tensor([-1e-9, 4.0])
+    together._clip([], [layer], 1.0)
+    assert torch.equal(layer.last[0][1][0][0], grads[0])
+    assert torch.allclose(layer.last[0][1][0][1], grads[1] / 2)
 
 
 @pytest.mark.parametrize("norm", ["batch", "layer", "none"])

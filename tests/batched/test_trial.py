@@ -122,6 +122,20 @@ class Masked(Around):
         return self.net(inputs)
 
 
+class InPlace(Around):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.net(inputs.mul_(2).relu_())
+
+
+class Empty(Around):
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(one, two)
+        self.register_buffer("cache", torch.empty(0))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.net(inputs)
+
+
 def hooked(hook: Callable[[nn.Sequential], Any]) -> Callable[[int, int], nn.Module]:
     def make(one: int, two: int) -> nn.Module:
         net = plain(one, two)
@@ -141,6 +155,8 @@ def hooked(hook: Callable[[nn.Sequential], Any]) -> Callable[[int, int], nn.Modu
         (Asking, Training()),
         (Parallel, Training(momentum=0.0, clip_norm=0.1)),
         (Masked, Training()),
+        (InPlace, Training()),
+        (Empty, Training()),
         (hooked(lambda net: nn.utils.weight_norm(net[2])), Training()),
         (hooked(lambda net: net[2].register_forward_hook(lambda layer, inputs, outputs: outputs * 2)), Training()),
         (hooked(lambda net: net[0].register_forward_pre_hook(lambda layer, inputs: (inputs[0] * 2,))), Training()),
@@ -165,6 +181,62 @@ def test_whatever_a_network_does_it_comes_out_as_alone(
 )
 def test_a_penalty_on_all_weights_counts_for_all(penalty: Callable[[nn.Module], Tensor], way: Way | None) -> None:
     assert is_the_same(Built(make=plain, penalty=penalty), way)
+
+
+class Teaching(nn.Module):
+    """A task that is a module, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.task, self.teacher = Built(make=plain), nn.Linear(tiny.INPUTS, tiny.CLASSES).double()
+
+    def __getattr__(self, name: str) -> Any:
+        return super().__getattr__(name) if name in ("task", "teacher") else getattr(self.task, name)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return (model(batch[0]) - self.teacher(batch[0])).square().mean()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_task_may_be_a_module(way: Way | None, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "ist_fed.engine"):
+        assert is_the_same(Teaching(), way)
+    assert "at once" in caplog.text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held(Built):
+    """Gives out tensors that it keeps; one number that no batch holds is not finite."""
+
+    shares: list[TensorDataset]
+
+    def client_data(self, client: int, clients: int) -> Dataset[Batch]:
+        return self.shares[client]
+
+
+def shares(endless: bool) -> list[TensorDataset]:
+    each = [Built(make=plain).client_data(client, 4) for client in range(4)]
+    made = [TensorDataset(*(part.clone() for part in share.tensors)) for share in each]
+    if endless:
+        made[1].tensors[0][:, 0] = float("nan")
+    return made
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_examples_that_a_network_changes_in_place_are_not_the_client_s(way: Way | None) -> None:
+    task = Held(make=InPlace, shares=shares(endless=False))
+    train(task, way)
+    for share, before in zip(task.shares, shares(endless=False), strict=True):
+        assert torch.equal(share.tensors[0], before.tensors[0])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_numbers_that_are_not_finite_are_no_trial(way: Way | None) -> None:
+    hook = hooked(lambda net: net[2].register_forward_hook(lambda layer, inputs, outputs: outputs * 2))
+    broken = shares(endless=True)
+    task = Held(make=hook, shares=[broken[1], broken[0], *broken[2:]])  # that of whoever is first
+    assert is_the_same(task, way, rule=rules.Full())
+    assert [refused.client for refused in train(task, way).refused] == [0]
 
 
 def test_why_clients_train_one_by_one_is_said(caplog: pytest.LogCaptureFixture) -> None:
