@@ -1,11 +1,13 @@
 """What people install: one package, with the Flower app riding inside."""
 
+import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from flwr.supercore.object_ref import validate
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,3 +56,11 @@ def test_from_a_bare_wheel_the_app_is_found_and_bundled(wheel: Path, tmp_path: P
         "client/discretion.py",
         "client/secrecy.py",
     }
+
+
+@pytest.mark.parametrize("side", ["ServerApp", "ClientApp"])
+def test_flower_finds_the_apps_of_the_readme_which_it_does_not_run(side: str, tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (example,) = (block for block in blocks if f"import {side}\n" in block)
+    (tmp_path / f"readme_{side}.py").write_text(example)
+    assert validate(f"readme_{side}:app", project_dir=tmp_path) == (True, None)
