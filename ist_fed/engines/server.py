@@ -51,6 +51,7 @@ class Server:
             raise EngineError(
                 f"one server at a time works in '{self._home}', and one does; stop it with `ist-fed server stop`"
             ) from None
+        about_file(self._home).unlink(missing_ok=True)  # of one that was killed: its process id may be another's by now
         if self._has_room():
             self._programs.start()
         return self

@@ -78,7 +78,14 @@ def ask_to_stop(home: Path) -> None:
     said = about(home)
     if said is None:
         raise EngineError(f"no server works in '{home}'")
-    os.kill(int(str(said["process"])), signal.SIGTERM)
+    process = int(str(said["process"]))
+    try:
+        os.kill(process, signal.SIGTERM)
+    except ProcessLookupError:
+        raise EngineError(
+            f"a server that is to stop must be running, but process {process} of '{home}' is gone; see what runs with "
+            f"`ist-fed server status`"
+        ) from None
 
 
 def about_file(home: Path) -> Path:

@@ -12,8 +12,10 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 
 from ist_fed.engines import jobs
+from ist_fed.engines.programs import Programs
 from ist_fed.engines.refusals import Refusals
-from ist_fed.engines.site import Site
+from ist_fed.engines.server import Server
+from ist_fed.engines.site import Site, about, about_file, ask_to_stop
 from ist_fed.errors import EngineError, Interrupted
 from ist_fed.pki import Federation, make_request
 from ist_fed.progress import _born, forget, progress, reported
@@ -46,6 +48,23 @@ def test_without_tls_a_server_listens_on_loopback_only(tmp_path: Path, address: 
     with pytest.raises(EngineError, match="without TLS a server listens on loopback only"):
         Site(tmp_path, address)
     Site(tmp_path, "127.0.0.1:9092")
+
+
+def test_a_server_that_starts_is_not_taken_for_one_that_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or who asks it to stop ends whatever process has that id by now."""
+    about_file(tmp_path).write_text('{"process": 99999999}')
+    seen: list[object] = []
+    monkeypatch.setattr(Programs, "start", lambda programs: seen.append(about(tmp_path)))
+    with Server(Site(tmp_path, "127.0.0.1:9092")):
+        assert seen == [None]
+
+
+def test_a_server_whose_process_is_gone_cannot_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Programs, "start", lambda programs: about_file(tmp_path).write_text('{"process": 99999999}'))
+    with Server(Site(tmp_path, "127.0.0.1:9092")), pytest.raises(EngineError, match=r"process 99999999 of .* is gone"):
+        ask_to_stop(tmp_path)
 
 
 class TestProgress:
