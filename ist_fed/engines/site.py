@@ -13,6 +13,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from ist_fed.engines.control import connected
 from ist_fed.errors import EngineError
 from ist_fed.pki import Federation
+from ist_fed.pki.address import split_port
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Site:
 
     def __post_init__(self) -> None:
         """Refuse what would let strangers in, and ports that cannot be."""
-        if not 0 <= self.streams < 1 << 16 or self.fleet.endswith(f":{self.streams}"):
+        _, port = split_port(self.fleet, "--listen")
+        if not 0 <= self.streams < 1 << 16 or self.streams == port:
             raise EngineError(
                 f"subnets travel on a port of their own, from 1 to 65535, or with 0 in messages, but it is "
                 f"{self.streams}, and clients are awaited on '{self.fleet}'; choose another with --streams"

@@ -34,13 +34,28 @@ def split_address(address: str) -> tuple[str, int]:
     """`host:port` or `[IPv6]:port` as host and port.
 
     Raises:
-        PkiError: it is none.
+        PkiError: it is none, or nobody can call the host.
+    """
+    host, port = split_port(address)
+    general_name(host)
+    return host, port
+
+
+def split_port(address: str, what: str = "an address") -> tuple[str, int]:
+    """The same of any host, as of one that means every interface.
+
+    Args:
+        address: to be split.
+        what: it is, as the refusal calls it.
+
+    Raises:
+        PkiError: it is not host and port.
     """
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+)):([0-9]{1,5})", address)
     if match is None or not 0 < int(match[3]) < 65536:
-        raise PkiError(f"an address is 'host:port', with a port from 1 to 65535, but is {address[:80]!r}")
-    general_name(host := match[1] or match[2])
-    return host, int(match[3])
+        lacks = ", without a port" if re.fullmatch(r"(?![0-9]*$)(\[.*\]|[^:]+)", address) else ""
+        raise PkiError(f"{what} is 'host:port', with a port from 1 to 65535, but is {address[:80]!r}{lacks}")
+    return match[1] or match[2], int(match[3])
 
 
 def join_address(host: str, port: int) -> str:
