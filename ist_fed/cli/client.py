@@ -21,6 +21,7 @@ from ist_fed.engines.flower import environment, free_port
 from ist_fed.engines.resident import ADMISSION_S, Resident
 from ist_fed.errors import EngineError, PkiError
 from ist_fed.pki import Kit, open_kit
+from ist_fed.pki.address import split_port
 from ist_fed.pki.revocation import read_revoked
 from ist_fed.pki.signing import open_signer
 from ist_fed.privacy.secure.limits import FLOOR, MIN_COHORT
@@ -128,6 +129,7 @@ def _connect(kit: Kit | None, server: str | None) -> Fleet:
 def _loopback(server: str | None) -> str:
     if server is None:
         raise EngineError("say which server this client belongs to: --kit KIT, or --server 127.0.0.1:9092 without TLS")
+    split_port(server, "--server")
     if server.rpartition(":")[0] not in ("127.0.0.1", "localhost", "[::1]"):
         raise PkiError(f"without a kit there is no TLS, so the server must be on this machine, but is '{server}'")
     return server

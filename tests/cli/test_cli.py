@@ -390,3 +390,10 @@ def test_a_client_refuses_a_budget_for_its_examples_that_is_none(words: list[str
     code, _, said = ist_fed("client", "start", "--server", "127.0.0.1:1", "--partition", "0/1", *words)
     assert code == 1
     assert "--example-epsilon is positive and --example-delta between 0 and 1" in " ".join(said.split())
+
+
+@pytest.mark.parametrize(("given", "lacks"), [("127.0.0.1:9092x", ""), ("127.0.0.1", ", without a port")])
+def test_a_client_refuses_at_once_a_server_that_it_can_never_call(given: str, lacks: str, ist_fed: Command) -> None:
+    code, _, said = ist_fed("client", "start", "--server", given, "--partition", "0/1")
+    assert code == 1
+    assert said == f"error: --server is 'host:port', with a port from 1 to 65535, but is '{given}'{lacks}\n"
