@@ -1,6 +1,7 @@
 """A run from its scenario to its folder: what an end between two writes leaves."""
 
 import errno
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,13 @@ from tiny import same
 
 from ist_fed.engines.local import one_by_one as simulate
 from ist_fed.errors import Interrupted, RunError
+from ist_fed.network import Network
+from ist_fed.phases import Stretch
+from ist_fed.privacy import Privacy
+from ist_fed.robust import Robust
 from ist_fed.run import Run
-from ist_fed.scenario import Record, Scenario
+from ist_fed.scenario import Record, Rounds, Scenario
+from ist_fed.tasks import RESERVED
 
 SCENARIO = Scenario(
     name="x",
@@ -86,3 +92,22 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_over(tmp_path:
     simulate(run)
     assert rounds(run) == [1, 2, 3, 4]
     assert same(*(load_file(one.folder / "model.safetensors") for one in (run, whole)))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"robust": Robust(norm_bound=3), "network": Network(flops=1e9), "phases": [Stretch()]},
+        {
+            "privacy": Privacy(mode="central", epsilon=8),
+            "rule": {"name": "private", "groups": 2},
+            "round": Rounds(weighting="uniform"),
+        },
+    ],
+    ids=lambda more: next(iter(more)),
+)
+def test_no_metric_may_be_called_as_what_a_run_records(tmp_path: Path, more: dict[str, Any]) -> None:
+    run = Run.create(tmp_path / "run", replace(SCENARIO, rounds=1, **more))
+    simulate(run)
+    about = json.loads((run.folder / "model.json").read_text())
+    assert {*run.metrics()[0], *about} - {*RESERVED} == {"accuracy"}

@@ -19,7 +19,7 @@ from ist_fed.tasks import Task
 from ist_fed.train import learning_rate
 
 Line = dict[str, Any]
-"""One round as a line of `metrics.jsonl`."""
+"""One round as a line of `metrics.jsonl`; all its fields but the task's metric are in `ist_fed.tasks.RESERVED`."""
 
 
 class Recorder:

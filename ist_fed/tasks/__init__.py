@@ -1,6 +1,6 @@
 """Tasks: one a file. A name here is an import path, so that a task's own packages load only when it is used."""
 
-from ist_fed.tasks.task import Batch, Task, load_task, paths_of
+from ist_fed.tasks.task import RESERVED, Batch, Task, load_task, paths_of
 
 TASKS: dict[str, str] = {
     "cifar": "ist_fed.tasks.cifar:Cifar",
@@ -12,4 +12,4 @@ TASKS: dict[str, str] = {
 }
 """Name in a scenario → where its maker is."""
 
-__all__ = ["TASKS", "Batch", "Task", "load_task", "paths_of"]
+__all__ = ["RESERVED", "TASKS", "Batch", "Task", "load_task", "paths_of"]

@@ -16,6 +16,14 @@ from ist_fed.errors import TaskError, nearest
 Batch = tuple[Tensor, Tensor]
 """Inputs and targets; the first dimension of each is the example."""
 
+RESERVED = (
+    *("round", "phase", "metric", "loss", "train_loss", "lr", "bytes_down", "bytes_up", "clients", "capacities"),
+    *("limits", "merged", "refused", "coverage", "seconds", "virtual", "epsilon", "delta"),
+    *("example_epsilon", "clipped", "update_length"),
+    *("task", "options", "sizes", "parameters", "bytes"),
+)
+"""Every field that a run itself may write to a line of `metrics.jsonl`, and to `model.json`: no metric is called so."""
+
 
 @runtime_checkable
 class Task(Protocol):
@@ -26,7 +34,7 @@ class Task(Protocol):
     """
 
     metric: str = "accuracy"
-    """Name of what `score` measures; higher is better."""
+    """Name of what `score` measures, none of `RESERVED`; higher is better."""
 
     paths: Sequence[str] = ()
     """Options that say where something lies on the machine, such as `("path",)`; on a client a server may name paths in
@@ -110,7 +118,8 @@ def load_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
         options: keyword arguments of the task.
 
     Raises:
-        TaskError: there is no such task, an option is unknown or refused, or the result is not a `Task`.
+        TaskError: there is no such task, an option is unknown or refused, the result is not a `Task`, or its metric has
+            the name of something else.
     """
     make = _maker(name)
     _check_options(name, make, options or {})
@@ -123,6 +132,11 @@ def load_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
         raise TaskError(
             f"'{name}' must give a Task, but the {type(task).__name__} it gives lacks {', '.join(missing)}; inherit "
             f"from ist_fed.Task and write what has no default"
+        )
+    if task.metric in RESERVED:
+        raise TaskError(
+            f"a task's metric must not have the name of what a run records itself, but that of '{name}' is called "
+            f"'{task.metric}'; choose another name, such as 'accuracy'"
         )
     return task  # type: ignore[no-any-return]
 

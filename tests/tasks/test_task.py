@@ -183,6 +183,15 @@ def test_what_it_makes_lacks_a_member(module: Callable[[str], str], result: str,
     assert lacking in said
 
 
+@pytest.mark.parametrize("metric", ["round", "loss"])
+def test_a_metric_that_would_overwrite_what_a_run_records(module: Callable[[str], str], metric: str) -> None:
+    name = module(f"import tiny\nclass Own(tiny.Tiny):\n    metric = '{metric}'\n")
+    assert error(f"{name}:Own") == (
+        f"a task's metric must not have the name of what a run records itself, but that of '{name}:Own' is called "
+        f"'{metric}'; choose another name, such as 'accuracy'"
+    )
+
+
 # --- Options ----------------------------------------------------------------------------------------------------------
 
 
