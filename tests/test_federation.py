@@ -2,23 +2,27 @@
 
 import errno
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
-from tiny import same
+from tiny import Tiny, same
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from ist_fed.engines.local import one_by_one as simulate
-from ist_fed.errors import Interrupted, RunError
+from ist_fed.errors import Interrupted, RunError, TaskError, TrainingError
 from ist_fed.network import Network
 from ist_fed.phases import Stretch
 from ist_fed.privacy import Privacy
 from ist_fed.robust import Robust
 from ist_fed.run import Run
 from ist_fed.scenario import Record, Rounds, Scenario
-from ist_fed.tasks import RESERVED
+from ist_fed.strategy import IndependentSubnetTraining
+from ist_fed.tasks import RESERVED, Batch
 
 SCENARIO = Scenario(
     name="x",
@@ -111,3 +115,46 @@ def test_no_metric_may_be_called_as_what_a_run_records(tmp_path: Path, more: dic
     simulate(run)
     about = json.loads((run.folder / "model.json").read_text())
     assert {*run.metrics()[0], *about} - {*RESERVED} == {"accuracy"}
+
+
+@dataclass(frozen=True)
+class Unfit(Tiny):
+    """The tiny task with something that only an evaluation would find.
+
+    Args:
+        rows: test examples.
+        nan: whether the test data hold one.
+        raises: whether `score` does.
+    """
+
+    norm: str = "none"
+    rows: int = 50
+    nan: bool = False
+    raises: bool = False
+
+    def test_data(self) -> TensorDataset:
+        inputs, targets = super().test_data().tensors
+        return TensorDataset((inputs * torch.nan if self.nan else inputs)[: self.rows], targets[: self.rows])
+
+    def score(self, model: nn.Module, batch: Batch) -> Tensor:
+        if self.raises:
+            raise ZeroDivisionError("of score")
+        return super().score(model, batch)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rows": 0}, "an evaluation needs at least one example, but the data are empty; give it test data"),
+        ({"nan": True}, "on the first test examples it is nan; look for NaN and infinities in what test_data"),
+        ({"raises": True}, "of score"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_only_an_evaluation_would_find_is_found_before_anyone_trains(
+    tmp_path: Path, options: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(IndependentSubnetTraining, "rounds", lambda *args, **more: pytest.fail("it trains"))
+    run = Run.create(tmp_path / "run", replace(SCENARIO, task="test_federation:Unfit", options=options))
+    with pytest.raises((TaskError, TrainingError, ZeroDivisionError), match=said):
+        simulate(run)
