@@ -1,6 +1,7 @@
 """A module's state as `{name: tensor}`, each tied weight once, and back again, strictly."""
 
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from itertools import chain
 from math import isfinite
 from typing import Any
@@ -76,13 +77,14 @@ def build_on_meta(build: Build, sizes: Mapping[str, int]) -> nn.Module:
     """Build the module without memory, on torch's meta device.
 
     Raises:
-        AxesError: the factory fails, or returns something else.
+        AxesError: the factory does not take these sizes, fails, or returns something else.
     """
     call = f"build({', '.join(f'{axis}={units}' for axis, units in sizes.items())})"
     try:
         with torch.device("meta"):
             module = build(**sizes)
     except Exception as error:
+        _check_names(build, sizes)
         raise AxesError(
             f"the factory must build at any sizes, on torch's meta device too; {call} raised "
             f"{type(error).__name__}: {error}"
@@ -90,6 +92,20 @@ def build_on_meta(build: Build, sizes: Mapping[str, int]) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise AxesError(f"the factory must return an nn.Module; {call} gave {type(module).__name__}")
     return module
+
+
+def _check_names(build: Build, sizes: Mapping[str, int]) -> None:
+    """Of a factory that failed: refuse a size that it does not take."""
+    try:
+        parameters = signature(build).parameters
+    except (TypeError, ValueError):  # something built in, which has no signature to check
+        return
+    known = ", ".join(parameters) or "none"
+    unknown = [axis for axis in sizes if axis not in parameters]
+    if unknown and all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
+        raise AxesError(
+            f"[sizes] names '{unknown[0]}', but build() takes {known}; leave it out, or let build() take it"
+        ) from None
 
 
 def is_finite(array: Tensor) -> bool:

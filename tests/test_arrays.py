@@ -99,6 +99,23 @@ def test_a_module_on_the_meta_device_has_shapes_and_no_memory() -> None:
     assert arrays_of(module)["weight"].is_meta
 
 
+def test_a_size_that_the_factory_does_not_take_is_named() -> None:
+    def build(hidden1: int, hidden2: int) -> nn.Module:
+        return nn.Linear(hidden1, hidden2)
+
+    def any_size(**sizes: int) -> nn.Module:
+        return build(**sizes)
+
+    sizes = {"hidden1": 2, "hidden2": 3, "hidden3": 64}
+    with pytest.raises(AxesError) as caught:
+        build_on_meta(build, sizes)
+    assert str(caught.value) == (
+        "[sizes] names 'hidden3', but build() takes hidden1, hidden2; leave it out, or let build() take it"
+    )
+    with pytest.raises(AxesError, match=r"the factory must build at any sizes.*raised TypeError"):
+        build_on_meta(any_size, sizes)
+
+
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 def test_a_module_built_undrawn_is_the_same_once_its_state_is_there(network: Network) -> None:
     torch.manual_seed(1)
