@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, load_model
+from torch import nn
 
 from ist_fed import infer
+from ist_fed.arrays import arrays_of
 from ist_fed.checkpoints import Checkpoint
 from ist_fed.coverage import Coverage
 from ist_fed.errors import RunError, out_of_room
@@ -384,3 +386,15 @@ def test_the_final_model_and_how_to_rebuild_it(run: Run) -> None:
     about = json.loads((run.folder / "model.json").read_text())
     assert about == {"task": "digits", "sizes": {"hidden1": 32}, "loss": None}
     assert not list(run.folder.glob("*.tmp"))
+
+
+def test_the_saved_model_is_read_by_safetensors_with_its_ties(run: Run) -> None:
+    def build() -> nn.Module:
+        net = nn.Sequential(nn.Embedding(7, 5), nn.Linear(5, 7, bias=False))
+        net[1].weight = net[0].weight
+        return net
+
+    made, read = build(), build()
+    run.save_model(arrays_of(made), {})
+    assert load_model(read, run.folder / "model.safetensors") == (set(), [])
+    assert torch.equal(read[1].weight, made[1].weight)
