@@ -57,6 +57,16 @@ def test_on_this_machine_a_scenario_says_where_the_data_lie(tmp_path: Path) -> N
     assert (line["merged"], line["refused"]) == (2, [])
 
 
+def test_on_this_machine_a_task_may_be_one_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_digits.py").write_text("from ist_fed.tasks.digits import Digits\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = ("task='my_digits:Digits'", "clients=2", "rule.groups=2", "rounds=1", "local_steps=2", "device=cpu")
+    run = Run.create(tmp_path / "run", load_scenario(SCENARIO, [*settings, "record.tensorboard=false"]))
+    deploy(run)
+    assert [line["merged"] for line in run.metrics()] == [2]
+
+
 def test_clients_over_grpc_train_the_blocks_they_were_dealt(tmp_path: Path) -> None:
     """Law 10 under the rule `blocks`, whose subnets differ in which arrays they have."""
     settings = ("clients=2", "rule.groups=2", "rounds=3", "local_steps=2", "device=cpu", "record.tensorboard=false")
