@@ -19,6 +19,7 @@ import tomli_w
 from flwr.supercore.inflatable.inflatable_utils import pull_objects
 
 from ist_fed.errors import EngineError
+from ist_fed.pki.address import split_port
 
 _START_S = 60.0
 OBJECT_S = 0.05
@@ -163,6 +164,24 @@ def tail(log: Path, lines: int = 25) -> str:
     with suppress(FileNotFoundError):
         return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
     return ""
+
+
+def check_free(address: str) -> None:
+    """Try to listen there, for of a port that is taken Flower says so in a traceback, and of any other fault the same.
+
+    Raises:
+        EngineError: nobody can.
+    """
+    host, port = split_port(address)
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            pass
+    except OSError as error:
+        why = str(error.strerror).partition(" (while")[0]
+        raise EngineError(
+            f"clients are awaited on '{address}', but it cannot be listened on: {why}; end what listens "
+            f"there, or choose another with --listen"
+        ) from error
 
 
 def free_port() -> int:

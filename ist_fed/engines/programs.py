@@ -48,6 +48,7 @@ class Programs:
         Raises:
             EngineError: they do not start.
         """
+        flower.check_free(self._site.fleet)
         port, identity = flower.free_port(), self._site.identity
         ca = identity.ca_certificate.absolute() if identity else None
         self._reach = (port, ca)

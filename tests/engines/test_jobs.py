@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import socket
 import subprocess
 import time
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 
 from ist_fed.engines import jobs
+from ist_fed.engines.flower import check_free
 from ist_fed.engines.programs import Programs
 from ist_fed.engines.refusals import Refusals
 from ist_fed.engines.server import Server
@@ -48,6 +50,14 @@ def test_without_tls_a_server_listens_on_loopback_only(tmp_path: Path, address: 
     with pytest.raises(EngineError, match="without TLS a server listens on loopback only"):
         Site(tmp_path, address)
     Site(tmp_path, "127.0.0.1:9092")
+
+
+@pytest.mark.parametrize(("host", "why"), [("127.0.0.1", "in use"), ("192.0.2.1", "assign requested address")])
+def test_why_nobody_can_listen_at_an_address_is_said(host: str, why: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"{host}:{other.getsockname()[1]}"
+        with pytest.raises(EngineError, match=f"'{address}', but it cannot be listened on: .*{why}"):
+            check_free(address)
 
 
 def test_a_server_that_starts_is_not_taken_for_one_that_was_killed(
