@@ -258,7 +258,7 @@ class TestRefusals:
                 return super().build(hidden1=hidden1, hidden2=hidden2)
 
         said = refusal(worker(Strict()), sizes={"hidden1": 6, "width": 10})
-        assert "unexpected keyword argument 'width'" in said
+        assert "[sizes] names 'width', but build() takes hidden1, hidden2" in said
 
     @pytest.mark.parametrize("error", [ValueError("mine"), KeyError("mine"), RuntimeError("mine"), MemoryError("mine")])
     def test_of_a_task_that_raises(self, error: Exception, caplog: pytest.LogCaptureFixture) -> None:
