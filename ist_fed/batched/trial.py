@@ -14,7 +14,7 @@ from ist_fed.arrays import Arrays, arrays_of
 from ist_fed.batched.choose import Choice
 from ist_fed.batched.descent import Descent
 from ist_fed.batched.indata import Examples
-from ist_fed.batched.together import train_together
+from ist_fed.batched.together import NotTogether, train_together
 from ist_fed.seeds import seeded
 from ist_fed.tasks.task import Batch, Task
 from ist_fed.train import Training
@@ -62,8 +62,10 @@ def _tried(
         return None
     try:
         return _apart(alone, _together(model, task, before, batch, training, choice), before, close)
-    except Exception as error:  # of `NotTogether`, or of what such a network makes go wrong on the way
-        return str(error).partition("\n")[0]
+    except NotTogether as error:
+        return str(error)
+    except Exception as error:  # of what such a network makes go wrong on the way; some say nothing but their kind
+        return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 def _alone(model: nn.Module, task: Task, batch: Batch, training: Training) -> tuple[Arrays, Arrays]:

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from ist_fed import rules
 from ist_fed.arrays import build_undrawn
-from ist_fed.batched import Way
+from ist_fed.batched import Way, trial
 from ist_fed.seeds import seeded
 from ist_fed.tasks import Batch, Task
 from ist_fed.train import Training
@@ -206,7 +206,7 @@ def test_a_task_may_be_a_module(way: Way | None, caplog: pytest.LogCaptureFixtur
 
 @dataclass(frozen=True, kw_only=True)
 class Held(Built):
-    """Gives out tensors that it keeps; one number that no batch holds is not finite."""
+    """Gives out tensors that it keeps."""
 
     shares: list[TensorDataset]
 
@@ -237,6 +237,18 @@ def test_numbers_that_are_not_finite_are_no_trial(way: Way | None) -> None:
     task = Held(make=hook, shares=[broken[1], broken[0], *broken[2:]])  # that of whoever is first
     assert is_the_same(task, way, rule=rules.Full())
     assert [refused.client for refused in train(task, way).refused] == [0]
+
+
+def test_a_trial_that_fails_without_a_word_is_not_passed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(trial, "_together", fails)
+    with caplog.at_level(logging.INFO, "ist_fed.engine"):
+        assert is_the_same(Built(make=plain), None)
+    assert "one by one: AssertionError" in caplog.text
 
 
 def test_why_clients_train_one_by_one_is_said(caplog: pytest.LogCaptureFixture) -> None:
