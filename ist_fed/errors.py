@@ -102,6 +102,15 @@ class Interrupted(IstFedError):
     """The run was stopped by the user after its state was saved; the message says how to resume."""
 
 
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # of torch's allocators
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory, here or on a GPU."""
+    said = isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    return isinstance(error, MemoryError) or said
+
+
 def out_of_room(error: BaseException | None) -> bool:
     """Whether an error, or one that it came from, says that a disk is full or a quota used up."""
     while error is not None:

@@ -1,10 +1,12 @@
-"""Files that are either the old ones or the whole new ones."""
+"""Files that are either the old ones or the whole new ones, and what JSON can say in them."""
 
 import fcntl
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from ist_fed.errors import RunError
 
@@ -81,3 +83,12 @@ def append_durably(file: int, path: Path, at: int, line: bytes) -> None:
 def unwritable(path: Path, error: OSError) -> RunError:
     """What to say of a file that cannot be written."""
     return RunError(f"'{path}' cannot be written: {error.strerror}; make room, or give the right to write there")
+
+
+def finite(value: Any) -> Any:
+    """The value with None for every number in it that is not finite, for JSON knows none."""
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, (list, tuple)) else value

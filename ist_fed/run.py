@@ -12,7 +12,6 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from torch import Tensor
 from ist_fed import tensors
 from ist_fed.checkpoints import Checkpoint, Checkpoints
 from ist_fed.errors import RunError, ScenarioError
-from ist_fed.files import unwritable, write_atomically
+from ist_fed.files import finite, unwritable, write_atomically
 from ist_fed.scenario import Scenario, differences, parse_scenario
 
 
@@ -221,12 +220,3 @@ def _round_of(line: Mapping[str, Any] | None) -> float:
     """The round of a line; infinity, so after every other, if it does not say."""
     number = (line or {}).get("round")
     return number if isinstance(number, int) else float("inf")
-
-
-def finite(value: Any) -> Any:
-    """The value with None for every number that is not finite, for JSON knows none."""
-    if isinstance(value, float):
-        return value if isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    return [finite(item) for item in value] if isinstance(value, (list, tuple)) else value

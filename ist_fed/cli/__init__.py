@@ -1,4 +1,4 @@
-"""The command line, `ist-fed`: one command a file, registered here; the one place where errors become messages."""
+"""The command line, `ist-fed`: one command a file; here is the one place where errors become messages."""
 
 import gc
 import logging
@@ -13,26 +13,16 @@ import typer.core
 from rich.logging import RichHandler
 
 from ist_fed.__main__ import STOPPED, stopped
-from ist_fed.cli.audit import audit
-from ist_fed.cli.client import app as client
-from ist_fed.cli.compare import compare
-from ist_fed.cli.deploy import app as deploy
-from ist_fed.cli.inspect import inspect
-from ist_fed.cli.live import console
-from ist_fed.cli.privacy import privacy
-from ist_fed.cli.provision import app as provision
-from ist_fed.cli.report import report
-from ist_fed.cli.room import out_of_memory
-from ist_fed.cli.search import search
-from ist_fed.cli.server import app as server
-from ist_fed.cli.simulate import simulate
-from ist_fed.errors import FleetUnknown, Interrupted, IstFedError, out_of_room
+from ist_fed.cli.commands import COMMANDS, Commands, load
+from ist_fed.cli.console import console
+from ist_fed.errors import FleetUnknown, Interrupted, IstFedError, out_of_memory, out_of_room
 
 _REFUSED = 77  # EX_NOPERM of sysexits.h; the client's unit does not start it again after this
 
 typer.core.HAS_RICH = False  # help is plain text; else typer escapes its brackets for rich: `\[default: auto]`
 
 app = typer.Typer(
+    cls=Commands,
     suggest_commands=False,  # Click does, and it would be said twice
     help="Independent Subnet Training on Flower: train a wide network on clients that only ever hold a narrow one.",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -41,10 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (simulate, inspect, privacy, audit, compare, search, report):
-    app.command()(command)
-for name, group in {"server": server, "client": client, "provision": provision, "deploy": deploy}.items():
-    app.add_typer(group, name=name)
 
 
 @app.callback()
@@ -67,11 +53,10 @@ def main() -> None:
 
     A client that its server does not admit, although it tried for a minute, exits with 77: only a person can help.
     """
-    sys.path.insert(0, os.getcwd())  # where a user's own task may lie
     signal.signal(signal.SIGTERM, _stop)
-    gc.freeze()  # what was imported stays; to look through it all takes the collector 0.15 s each time
     debug = "--debug" in sys.argv
     try:
+        _prepare(sys.argv[1:])
         app()
     except Interrupted as stop:
         _say(str(stop))
@@ -96,6 +81,17 @@ def main() -> None:
             raise
         _say(f"error: there must be room to write, but a disk is full ({error}); make room: what was saved is safe")
         sys.exit(1)
+
+
+def _prepare(words: list[str]) -> None:
+    """Import the command that is meant; what else may be imported later is also looked for in this folder.
+
+    In this order: a user's `random.py` is not to be taken for Python's.
+    """
+    for name in [word for word in words if word in COMMANDS][:1]:
+        load(name)
+    sys.path.insert(0, os.getcwd())  # where a user's own task may lie
+    gc.freeze()  # what was imported stays; to look through it all takes the collector 0.15 s each time
 
 
 def _say(text: str) -> None:

@@ -12,7 +12,8 @@ from rich.table import Table
 from safetensors.torch import load_file
 
 from ist_fed.axes import infer
-from ist_fed.cli.arguments import Format, OutputFormat, ScenarioPath, Settings, find_scenario, print_json
+from ist_fed.cli.arguments import Format, OutputFormat, ScenarioPath, Settings, print_json
+from ist_fed.cli.scenarios import find_scenario
 from ist_fed.cli.simulate import train_or_go_on
 from ist_fed.evaluate import network
 from ist_fed.federation import initial_arrays

@@ -10,8 +10,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ist_fed.cli.arguments import Format, OutputFormat, Settings, find_scenario, print_json
+from ist_fed.cli.arguments import Format, OutputFormat, Settings, print_json
 from ist_fed.cli.methods import compare_methods
+from ist_fed.cli.scenarios import find_scenario
 from ist_fed.cli.simulate import train_or_go_on
 from ist_fed.errors import ScenarioError
 from ist_fed.methods import METHODS, a_round

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from ist_fed.cli.arguments import Format, OutputFormat, ScenarioPath, Settings, find_scenario
+from ist_fed.cli.arguments import Format, OutputFormat, ScenarioPath, Settings
 from ist_fed.cli.live import Live, print_summary
+from ist_fed.cli.scenarios import find_scenario
 from ist_fed.engines.deployment import deploy
 from ist_fed.run import Run
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ist_fed.arrays import arrays_of, build_on_meta
 from ist_fed.axes import describe, infer
-from ist_fed.cli.arguments import Format, OutputFormat, ScenarioPath, Settings, find_scenario, print_json
+from ist_fed.cli.arguments import Format, OutputFormat, ScenarioPath, Settings, print_json
 from ist_fed.cli.room import check_coverage_fits
+from ist_fed.cli.scenarios import find_scenario
 from ist_fed.cost import cost
 from ist_fed.coverage import Coverage
 from ist_fed.phases import Course, Terms

@@ -5,16 +5,13 @@ from math import isfinite
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ist_fed.cli.arguments import Format, print_json
+from ist_fed.cli.console import console
 from ist_fed.run import Run
 
 MB = 1e6
-
-console = Console(stderr=True)
-"""Progress and warnings go here; results go to stdout."""
 
 
 def measured(value: float | None) -> str:

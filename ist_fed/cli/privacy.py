@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ist_fed.arrays import build_on_meta
-from ist_fed.cli.arguments import Format, OutputFormat, ScenarioPath, Settings, find_scenario, print_json
+from ist_fed.cli.arguments import Format, OutputFormat, ScenarioPath, Settings, print_json
+from ist_fed.cli.scenarios import find_scenario
 from ist_fed.errors import PrivacyError, ScenarioError
 from ist_fed.federation import first_plans
 from ist_fed.privacy import Disclosure, disclose, mechanism

@@ -1,4 +1,4 @@
-"""Whether there is memory for a scenario, asked before it is filled; and what to say when it ran out nevertheless."""
+"""Whether there is memory for a scenario, asked before it is filled."""
 
 from math import prod
 
@@ -10,8 +10,6 @@ from ist_fed.device import format_bytes, free_memory
 from ist_fed.errors import ScenarioError
 from ist_fed.scenario import Scenario
 from ist_fed.tasks import load_task
-
-_WORDS = ("can't allocate memory", "not enough memory")  # of torch's allocator on a processor
 
 
 def check_network_fits(scenario: Scenario) -> None:
@@ -45,9 +43,3 @@ def _check(scenario: Scenario, purpose: str, needed: int) -> None:
             f"this machine must {purpose}, but for '{scenario.name}' that takes {format_bytes(needed)}, and "
             f"{format_bytes(free)} are free; lower [sizes], or use a larger machine"
         )
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is no memory, here or on a GPU."""
-    known = (MemoryError, torch.cuda.OutOfMemoryError)
-    return isinstance(error, known) or (isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS))

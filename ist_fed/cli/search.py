@@ -7,8 +7,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ist_fed.cli.arguments import Format, OutputFormat, ScenarioPath, Settings, find_scenario, print_json
+from ist_fed.cli.arguments import Format, OutputFormat, ScenarioPath, Settings, print_json
 from ist_fed.cli.live import measured
+from ist_fed.cli.scenarios import find_scenario
 from ist_fed.cli.simulate import train_or_go_on
 from ist_fed.errors import ScenarioError
 from ist_fed.files import write_atomically

@@ -7,8 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ist_fed.cli.arguments import Format, OutputFormat, Settings, find_scenario, print_json
-from ist_fed.cli.live import Live, console, print_summary
+from ist_fed.cli.arguments import Format, OutputFormat, Settings, print_json
+from ist_fed.cli.console import console
+from ist_fed.cli.live import Live, print_summary
+from ist_fed.cli.scenarios import find_scenario
 from ist_fed.engines import jobs
 from ist_fed.engines import site as engine
 from ist_fed.engines.flower import tail

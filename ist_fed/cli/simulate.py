@@ -8,10 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ist_fed.cli.arguments import Format, OutputFormat, Settings, find_scenario
+from ist_fed.cli.arguments import Format, OutputFormat, Settings
 from ist_fed.cli.live import Live, print_summary
 from ist_fed.cli.profile import Profiler, both, print_phases
 from ist_fed.cli.room import check_network_fits
+from ist_fed.cli.scenarios import find_scenario
 from ist_fed.device import parse_bytes
 from ist_fed.engines import ENGINES
 from ist_fed.errors import Interrupted, ScenarioError
