@@ -20,7 +20,7 @@ from sim import plots
 from sim.book import Book
 from sim.remains import MAP_CLIENTS, map_of_ways, table_of_what_remains, what_remains
 from sim.rounds import measured, rounds, table_of_rounds
-from sim.scaling import MANY, per_client, scaling, tables_of_scaling, targets_of_scaling
+from sim.scaling import MANY, NAMES, per_client, scaling, tables_of_scaling, targets_of_scaling
 from sim.targets import targets
 from sim.workload import CACHE, GROUPS, HIDDEN, INPUTS, OUTPUTS, SAMPLES
 from stage import busy_machine, end_on_sigterm
@@ -71,8 +71,8 @@ def gpu_name(book: Book) -> str:
 def draw(book: Book) -> None:
     if found := map_of_ways(book):
         plots.ways(found, MAP_CLIENTS, book.images / plots.WAYS)
-    if len(each := per_client(book)) > 1:
-        plots.scaling(each, book.images / plots.SCALING)
+    if each := per_client(book):
+        plots.scaling(each, NAMES, book.images / plots.SCALING)
 
 
 def main() -> None:

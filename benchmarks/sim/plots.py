@@ -65,16 +65,18 @@ def _cells(figure: Any, cells: Any, found: Mapping[Any, Any], widths: list[int],
     bar.ax.minorticks_off()
 
 
-def scaling(each: Mapping[int, float], path: Path) -> None:
-    """Microseconds a client, and the band of 20 % that they are to stay in."""
+def scaling(found: Mapping[str, Mapping[int, float]], names: Mapping[str, str], path: Path) -> None:
+    """What a client costs of each kind, over the least of the kind, and the band of 20 % that it is to stay in."""
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(figsize=(6, 3.6))
-    cheapest = 1e6 * min(each.values())
-    axes.axhspan(cheapest, 1.2 * cheapest, color="tab:green", alpha=0.15, label="within 20 % of the cheapest")
-    axes.plot(list(each), [1e6 * seconds for seconds in each.values()], "o-", label="measured")
-    axes.set(xscale="log", xlabel="clients a round", ylabel="µs a client", ylim=(0, None))
-    axes.set_title("IST in 8 groups, MLP 32-64-64-10, 4 steps of 8, one thread", fontsize=10)
-    axes.legend()
+    axes.axhspan(1, 1.2, color="tab:green", alpha=0.15, label="within 20 %")
+    for kind, each in found.items():
+        cheapest = min(each.values())
+        label = f"{names[kind]}: {1e6 * cheapest:.3g} µs"
+        axes.plot(list(each), [seconds / cheapest for seconds in each.values()], "o-", label=label)
+    axes.set(xscale="log", xlabel="clients a round", ylabel="a client's time, over the cheapest", ylim=(0, None))
+    axes.set_title("what a client costs by their number, one thread", fontsize=10)
+    axes.legend(fontsize=8)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
