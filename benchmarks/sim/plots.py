@@ -72,7 +72,7 @@ def scaling(found: Mapping[str, Mapping[int, float]], names: Mapping[str, str], 
     axes.axhspan(1, 1.2, color="tab:green", alpha=0.15, label="within 20 %")
     for kind, each in found.items():
         cheapest = min(each.values())
-        label = f"{names[kind]}: {1e6 * cheapest:.3g} µs"
+        label = f"{names[kind]}: {1e6 * cheapest:.0f} µs"
         axes.plot(list(each), [seconds / cheapest for seconds in each.values()], "o-", label=label)
     axes.set(xscale="log", xlabel="clients a round", ylabel="a client's time, over the cheapest", ylim=(0, None))
     axes.set_title("what a client costs by their number, one thread", fontsize=10)
