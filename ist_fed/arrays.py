@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from ist_fed.errors import AxesError
+from ist_fed.errors import AxesError, IstFedError, out_of_memory, raised
 
 Build = Callable[..., nn.Module]
 """A model factory, a function of its sizes: `build(**sizes) -> nn.Module`."""
@@ -79,15 +79,25 @@ def build_on_meta(build: Build, sizes: Mapping[str, int]) -> nn.Module:
     Raises:
         AxesError: the factory does not take these sizes, fails, or returns something else.
     """
+    with torch.device("meta"):
+        return build_module(build, sizes)
+
+
+def build_module(build: Build, sizes: Mapping[str, int]) -> nn.Module:
+    """Build the module, on the device that is the default.
+
+    Raises:
+        AxesError: the factory does not take these sizes, fails, or returns something else.
+    """
     call = f"build({', '.join(f'{axis}={units}' for axis, units in sizes.items())})"
     try:
-        with torch.device("meta"):
-            module = build(**sizes)
+        module = build(**sizes)
     except Exception as error:
+        if isinstance(error, IstFedError) or out_of_memory(error):
+            raise
         _check_names(build, sizes)
         raise AxesError(
-            f"the factory must build at any sizes, on torch's meta device too; {call} raised "
-            f"{type(error).__name__}: {error}"
+            f"the factory must build at any sizes, on torch's meta device too; {call} raised {raised(error)}"
         ) from error
     if not isinstance(module, nn.Module):
         raise AxesError(f"the factory must return an nn.Module; {call} gave {type(module).__name__}")
@@ -123,11 +133,11 @@ def build_undrawn(build: Build, sizes: Mapping[str, int]) -> nn.Module:
     """
     before = torch.get_rng_state()
     with _Undrawn():
-        module = build(**sizes)
+        module = build_module(build, sizes)
     if not any(map(_keeps_more, module.modules())):
         return module
     torch.set_rng_state(before)
-    return build(**sizes)
+    return build_module(build, sizes)
 
 
 _TORCHS_OWN = vars(nn.Module()).keys()

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ist_fed.arrays import arrays_of, build_on_meta
 from ist_fed.batches import fetch, length
 from ist_fed.device import shares_memory
-from ist_fed.errors import IstFedError, TaskError
+from ist_fed.errors import IstFedError, TaskError, asking
 from ist_fed.optimizer_state import no_state, trainable
 from ist_fed.rescale import scalable, scaled_inputs
 from ist_fed.tasks import Batch, Task
@@ -82,7 +82,8 @@ _Shapes = list[tuple[tuple[int, ...], torch.dtype]]
 
 
 def _shape_of_batch(task: Task, training: Training, data: Dataset[Batch] | None) -> _Shapes:
-    given = task.test_data() if data is None else data
+    with asking("test_data()"):
+        given = task.test_data() if data is None else data
     if length(given) == 0:
         raise TaskError("the data must hold at least one example, to take its shape from, but they are empty")
     size = training.batch_size if data is None else min(training.batch_size, length(data))

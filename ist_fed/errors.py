@@ -4,6 +4,11 @@ A message says the invariant, what was found, and what to do. The command line p
 """
 
 import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from traceback import walk_tb
 
 
 class IstFedError(Exception):
@@ -118,6 +123,42 @@ def out_of_room(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+@contextmanager
+def asking(asked: str) -> Iterator[None]:
+    """Around a call of a task's own code: what it raises is said in a sentence, unless the machine is short of room.
+
+    Raises:
+        TaskError: it raised something; the cause is kept.
+    """
+    try:
+        yield
+    except IstFedError:
+        raise
+    except Exception as error:
+        if out_of_memory(error) or out_of_room(error):
+            raise
+        raise TaskError(
+            f"the task's {asked} must not fail, but raised {raised(error)}; mend it (`ist-fed --debug` shows the "
+            f"whole traceback)"
+        ) from error
+
+
+def raised(error: BaseException) -> str:
+    """What a user's code raised, and in which line of it, as far as that is known.
+
+    A file has its name only: a server may be told, and need not know where things lie on a client.
+    """
+    said = f"{type(error).__name__}: {error}".partition("\n")[0].removesuffix(": ")
+    known = {"ist_fed", "torch", *sys.stdlib_module_names}
+    places = [
+        (str(frame.f_globals.get("__name__")).partition(".")[0], frame.f_code.co_filename, line)
+        for frame, line in walk_tb(error.__traceback__)
+    ]
+    foreign = [place for place in places if place[0] not in known]
+    own = [place for place in foreign if place[0] == foreign[0][0]]  # and not of a package that it uses
+    return f"{said} ({Path(own[-1][1]).name}, line {own[-1][2]})" if own else said
 
 
 def nearest(word: str, known: "list[str] | tuple[str, ...]") -> str:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ist_fed.arrays import Arrays, build_undrawn, device_of, load_arrays
+from ist_fed.arrays import Arrays, build_module, build_undrawn, device_of, load_arrays
 from ist_fed.batches import fetch, in_order, length
 from ist_fed.batchnorm import has_batch_norm, recalibrate
-from ist_fed.errors import TrainingError
+from ist_fed.errors import TrainingError, asking
 from ist_fed.seeds import seeded
 from ist_fed.tasks.task import Batch, Task, loss_of, score_of
 
@@ -32,7 +32,7 @@ def network(
         AxesError: the arrays are not those of this network.
     """
     with seeded(0):  # so that a buffer which is drawn but does not travel is the same everywhere
-        model = build_undrawn(task.build, sizes) if adopt else task.build(**sizes)
+        model = build_undrawn(task.build, sizes) if adopt else build_module(task.build, sizes)
     load_arrays(model, arrays, share=adopt)
     return model if device_of(model) == device else model.to(device)  # asking is cheaper
 
@@ -53,14 +53,16 @@ def ready(model: nn.Module, task: Task) -> nn.Module:
         TrainingError: the model has BatchNorm, and the task holds no calibration data.
     """
     if has_batch_norm(model):
-        data = task.calibration_data()
+        with asking("calibration_data()"):
+            data = task.calibration_data()
         if data is None or length(data) < 2:
             raise TrainingError(
                 f"a BatchNorm model needs at least two calibration examples to be evaluated after a merge, but the "
                 f"task's calibration_data() gives {'none' if data is None else length(data)}; return some, or use "
                 f"LayerNorm"
             )
-        recalibrate(model, data)
+        with asking("network or calibration data"):
+            recalibrate(model, data)
     return model.eval()
 
 
@@ -83,9 +85,12 @@ def evaluate(model: nn.Module, task: Task, data: Dataset[Batch], batch_size: int
     loss = score = 0.0
     with _answering_once(model):
         for index in in_order(examples, batch_size):
-            batch = fetch(data, index, device)
-            loss += float(loss_of(task, model, batch)) * len(index)
-            score += score_of(task, model, batch) * len(index)
+            with asking("data"):
+                batch = fetch(data, index, device)
+            with asking("loss(), in evaluation,"):
+                loss += float(loss_of(task, model, batch)) * len(index)
+            with asking("score()"):
+                score += score_of(task, model, batch) * len(index)
     return {"loss": loss / examples, task.metric: score / examples}
 
 

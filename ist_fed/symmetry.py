@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from ist_fed.arrays import Build, arrays_of, load_arrays
+from ist_fed.arrays import Build, arrays_of, build_module, load_arrays
 from ist_fed.axes import Axes, Dim, describe
 from ist_fed.errors import AxesError
 from ist_fed.seeds import seeded
@@ -44,7 +44,7 @@ def check_symmetry(
 
     def built(sizes: Mapping[str, int]) -> nn.Module:
         with seeded(seed):
-            return build(**sizes).double().eval()
+            return build_module(build, sizes).double().eval()
 
     module = built(sizes)
     arrays = {

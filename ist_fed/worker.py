@@ -284,16 +284,16 @@ def reason_of(error: Exception, client: int, told: set[str]) -> str:
     """Why a client did not train, in words.
 
     Args:
-        error: what was raised, by the task's own code, say: then the log gets its traceback.
+        error: what was raised, by the task's own code, say: then the log gets its traceback, as it does of an error
+            that is a sentence with `--debug` only.
         client: whom it happened to.
         told: tracebacks that the log has already, for the next round, or client, most often fails at the same place.
     """
-    if isinstance(error, IstFedError):
-        return str(error)
+    known = isinstance(error, IstFedError)
     if (where := "".join(format_tb(error.__traceback__))) not in told:
         told.add(where)
-        logger.error("client %d could not train", client, exc_info=error)
-    return f"{type(error).__name__}: {error}"
+        logger.log(logging.DEBUG if known else logging.ERROR, "client %d could not train", client, exc_info=error)
+    return str(error) if known else f"{type(error).__name__}: {error}"
 
 
 def _training_of(fields: dict[str, Any]) -> Training:

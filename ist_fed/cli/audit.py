@@ -15,6 +15,7 @@ from ist_fed.axes import infer
 from ist_fed.cli.arguments import Format, OutputFormat, ScenarioPath, Settings, print_json
 from ist_fed.cli.scenarios import find_scenario
 from ist_fed.cli.simulate import train_or_go_on
+from ist_fed.errors import asking
 from ist_fed.evaluate import network
 from ist_fed.federation import initial_arrays
 from ist_fed.privacy import Mechanism, mechanism
@@ -87,8 +88,11 @@ def _on_the_network_of(run: Run) -> Finding:
     scenario = run.scenario
     task = load_task(scenario.task, scenario.options)
     model = network(task, scenario.sizes, load_file(run.folder / "model.safetensors"), torch.device("cpu"))
-    members = [task.client_data(client, scenario.clients) for client in range(scenario.clients)]
-    return membership_inference(model, task, members, task.test_data(), generator(scenario.seed, "audit", "membership"))
+    with asking("client_data()"):
+        members = [task.client_data(client, scenario.clients) for client in range(scenario.clients)]
+    with asking("test_data()"):
+        others = task.test_data()
+    return membership_inference(model, task, members, others, generator(scenario.seed, "audit", "membership"))
 
 
 def on_the_promise(scenario: Scenario, trials: int, rounds: int) -> Finding:

@@ -20,6 +20,7 @@ from ist_fed.device import pick_device, tf32_products
 from ist_fed.engines.ahead import Ahead
 from ist_fed.engines.chunks import Part, chunk, cut
 from ist_fed.engines.inprocess import InProcessGrid
+from ist_fed.errors import asking
 from ist_fed.federation import Line, federate
 from ist_fed.flat import joined
 from ist_fed.pki.signing import signers_of_one_run
@@ -272,7 +273,8 @@ def simulate(
     def worker(client: int) -> Worker:
         member = signer and Member(signer(f"client{client}"), min_cohort=scenario.secure.min_cohort)
         guard = scenario.guard(client, run.folder / "example-privacy" / f"client-{client}.jsonl")
-        data = task.client_data(client, scenario.clients)
+        with asking(f"client_data() for client {client}"):
+            data = task.client_data(client, scenario.clients)
         return Worker(task, data, client=client, device=device, amp=amp, member=member, guard=guard)
 
     if scenario.example_privacy.on:

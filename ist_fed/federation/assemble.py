@@ -5,10 +5,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ist_fed.arrays import arrays_of, build_on_meta
+from ist_fed.arrays import arrays_of, build_module, build_on_meta
 from ist_fed.batches import length
 from ist_fed.cost import cost
 from ist_fed.device import pick_device
+from ist_fed.errors import asking
 from ist_fed.evaluate import evaluate, network, ready
 from ist_fed.network import Network, Virtual
 from ist_fed.privacy import LEDGER, Central, Ledger, mechanism
@@ -74,7 +75,8 @@ def make_private(run: Run, ledgers: Sequence[Path]) -> Central | None:
 
 def make_robust(scenario: Scenario, task: Task) -> Keeper | None:
     """What guards the merge, if the scenario asks for it."""
-    data = task.calibration_data() if scenario.robust.loss_margin else None
+    with asking("calibration_data()"):
+        data = task.calibration_data() if scenario.robust.loss_margin else None
     if data is None or not length(data):
         return Keeper(scenario.robust) if scenario.robust.on else None
     device, names = pick_device(scenario.device), arrays_of(build_on_meta(task.build, scenario.sizes))
@@ -101,4 +103,4 @@ def simulated_network(scenario: Scenario, task: Task) -> Virtual | None:
 def initial_arrays(scenario: Scenario, task: Task) -> dict[str, Tensor]:
     """The wide network's first state, drawn from the scenario's seed."""
     with seeded(torch_generator(scenario.seed, "initial").initial_seed()):
-        return arrays_of(task.build(**scenario.sizes))
+        return arrays_of(build_module(task.build, scenario.sizes))

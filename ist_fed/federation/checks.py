@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
+from ist_fed.arrays import build_module
 from ist_fed.batches import fetch, length
 from ist_fed.device import pick_device
-from ist_fed.errors import ScenarioError, TaskError, nearest
+from ist_fed.errors import ScenarioError, TaskError, asking, nearest
 from ist_fed.evaluate import evaluate
 from ist_fed.rules import Plan, plan_round
 from ist_fed.scenario import Scenario
@@ -42,14 +43,16 @@ def check_model(scenario: Scenario, task: Task, strategy: IndependentSubnetTrain
             )
     plan, *_ = first_plans(scenario)
     sizes = {axis: min(_CHECKED_UNITS, max(1, len(units))) for axis, units in plan.subnets[0].items()}
-    data = task.test_data()
+    with asking("test_data()"):
+        data = task.test_data()
     few = torch.arange(min(8, length(data))).numpy()
     _try_evaluation(task, sizes, Subset(data, few.tolist()), pick_device(scenario.device))
     batch = fetch(data, few, torch.device("cpu"))
     inputs, targets = (part.double() if part.is_floating_point() else part for part in batch)
 
     def function(model: nn.Module) -> Tensor:
-        return loss_of(task, model, (inputs, targets))
+        with asking("loss(), in float64, in which units are permuted,"):
+            return loss_of(task, model, (inputs, targets))
 
     check_symmetry(task.build, sizes, strategy.axes, function)
 
@@ -57,7 +60,7 @@ def check_model(scenario: Scenario, task: Task, strategy: IndependentSubnetTrain
 def _try_evaluation(task: Task, sizes: Mapping[str, int], few: Dataset[Batch], device: torch.device) -> None:
     """Loss and metric before anything is trained: what fails after a round fails here."""
     with seeded(0):
-        model = task.build(**sizes).to(device)
+        model = build_module(task.build, sizes).to(device)
     loss = evaluate(model, task, few)["loss"]
     if not isfinite(loss):
         raise TaskError(

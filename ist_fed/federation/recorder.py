@@ -10,6 +10,7 @@ from ist_fed.arrays import arrays_of, load_arrays
 from ist_fed.board import open_board
 from ist_fed.checkpoints import Checkpoint
 from ist_fed.device import pick_device
+from ist_fed.errors import asking
 from ist_fed.evaluate import evaluate, hollow, ready
 from ist_fed.privacy import Central
 from ist_fed.round import RoundReport
@@ -58,7 +59,7 @@ class Recorder:
         started = time.perf_counter()
         last = report.round == scenario.rounds
         due = last or report.round % record.evaluate_every == 0
-        result = evaluate(self._served(report.arrays), self._task, self._task.test_data()) if due else {}
+        result = self._evaluated(self._served(report.arrays)) if due else {}
         evaluated = time.perf_counter()
         coverage = self._strategy.coverage.state()
         server, travelling = self._strategy.server.state(), self._strategy.travelling.state()
@@ -95,7 +96,7 @@ class Recorder:
         """Write the final network, recalibrated, and how to rebuild it."""
         scenario = self._run.scenario
         model = self._served(self.state.arrays)
-        result = evaluate(model, self._task, self._task.test_data())
+        result = self._evaluated(model)
         arrays = arrays_of(model)
         about = {
             "task": scenario.task,
@@ -113,6 +114,11 @@ class Recorder:
         """The assembled network, ready to be evaluated."""
         load_arrays(self._model, arrays, share=True)
         return ready(self._model, self._task)
+
+    def _evaluated(self, model: nn.Module) -> dict[str, float]:
+        with asking("test_data()"):
+            data = self._task.test_data()
+        return evaluate(model, self._task, data)
 
     def _line(self, report: RoundReport, result: dict[str, float], seconds: dict[str, float]) -> Line:
         scenario, course = self._run.scenario, self._strategy.course

@@ -234,6 +234,60 @@ def test_what_a_task_of_ones_own_gives_is_checked(what: str, gives: str, says: s
     assert says in err
 
 
+FAILS = """
+import torch
+
+from ist_fed.tasks.digits import Digits
+
+
+class Fails(Digits):
+    def {method}:
+        if {when}:
+            raise KeyError("missing")
+        return super().{call}
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "when", "says"),
+    [
+        ("client_data(self, client, clients)", "client == 0", "the task's client_data() for client 0 must not fail"),
+        ("test_data(self)", "True", "the task's test_data() must not fail"),
+        ("calibration_data(self)", "True", "the task's calibration_data() must not fail"),
+        ("loss(self, model, batch)", "not model.training", "the task's loss(), in evaluation, must not fail"),
+        ("loss(self, model, batch)", "batch[0].dtype == torch.float64", "the task's loss(), in float64, in which"),
+        ("score(self, model, batch)", "len(batch[0]) > 8", "the task's score() must not fail"),
+        ("build(self, **sizes)", "True", "the factory must build at any sizes"),
+        ("build(self, **sizes)", "torch.empty(1).device.type == 'cpu'", "the factory must build at any sizes"),
+    ],
+)
+def test_what_a_task_of_ones_own_raises_is_a_sentence(method: str, when: str, says: str, ist_fed: Command) -> None:
+    module = f"fails_{abs(hash((method, when)))}"
+    call = method.replace("self, ", "").replace("self", "")
+    Path(f"{module}.py").write_text(FAILS.format(method=method, when=when, call=call))
+    own = ["simulate", "tiny.toml", "--set", f"task={module}:Fails"]
+    code, out, err = ist_fed(*own)
+    assert (code, out) == (1, "")
+    assert err.startswith(f"error: {says}")
+    assert err.count("\n") == 1
+    assert f"raised KeyError: 'missing' ({module}.py, line 10)" in err
+    with pytest.raises(cli.IstFedError) as caught:
+        ist_fed("--debug", *own)
+    assert type(caught.value.__cause__) is KeyError
+
+
+def test_what_one_client_alone_cannot_read_is_a_sentence_too(ist_fed: Command) -> None:
+    Path("fails_2.py").write_text(
+        FAILS.format(
+            method="client_data(self, client, clients)", when="client == 2", call="client_data(client, clients)"
+        )
+    )
+    code, _, err = ist_fed("simulate", "tiny.toml", "--set", "task=fails_2:Fails")
+    assert code == 0
+    assert "client_data() for client 2 must not fail, but raised KeyError: 'missing' (fails_2.py, line 10)" in err
+    assert "Traceback" not in err
+
+
 def test_a_score_that_is_not_a_number_is_said_to_be_none(ist_fed: Command) -> None:
     Path("mine_nan.py").write_text(MINE.format(what="score", gives="torch.tensor(torch.nan)"))
     own = ["tiny.toml", "--set", "task=mine_nan:Mine"]

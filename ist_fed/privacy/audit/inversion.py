@@ -18,6 +18,7 @@ from ist_fed.arrays import arrays_of
 from ist_fed.axes import Axes
 from ist_fed.batches import fetch, length
 from ist_fed.batchnorm import has_batch_norm
+from ist_fed.errors import asking
 from ist_fed.evaluate import network
 from ist_fed.places import Units
 from ist_fed.privacy.audit.finding import Finding
@@ -74,7 +75,7 @@ def update_inversion(setting: Setting, made: Mechanism | None, trials: int = 20)
     if made is None:
         adversary = "the server, or whoever sees the update of one client"
     model = network(setting.task, setting.sizes, setting.arrays, _CPU)
-    layer = _reader(model, setting.task, setting.task.client_data(0, setting.clients))
+    layer = _reader(model, setting.task, _data_of(setting, 0))
     if layer is None or has_batch_norm(model):
         reason = "the network has BatchNorm, which trains on no batch of one; larger batches are not attacked here"
         if layer is None:
@@ -111,11 +112,16 @@ def _meaning(recovered: int, made: Mechanism | None) -> str:
     return "examples can be read from the release in spite of the noise: it is too little to protect anyone"
 
 
+def _data_of(setting: Setting, client: int) -> Dataset[Batch]:
+    with asking(f"client_data() for client {client}"):
+        return setting.task.client_data(client, setting.clients)
+
+
 def _likeness(setting: Setting, made: Mechanism | None, layer: str, trial: int) -> float:
     """How like the true example is to what the attack makes of one release, 0 to 1; the better of two ways."""
     rng = generator(setting.seed, "audit", "inversion", trial)
     client = int(rng.integers(setting.clients))
-    data = setting.task.client_data(client, setting.clients)
+    data = _data_of(setting, client)
     one = Subset(data, [int(rng.integers(length(data)))])
     plan = plan_round(setting.rule, trial + 1, [Node(n) for n in range(setting.clients)], setting.sizes, setting.seed)
     units = plan[client]
