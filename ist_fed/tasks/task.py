@@ -1,6 +1,5 @@
 """What is learnt: a model factory, data, a loss and a metric."""
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
@@ -11,7 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ist_fed.errors import TaskError, nearest
+from ist_fed.errors import TaskError, asking, nearest
+from ist_fed.tasks.options import check_kinds, check_names
 
 Batch = tuple[Tensor, Tensor]
 """Inputs and targets; the first dimension of each is the example."""
@@ -118,15 +118,17 @@ def load_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
         options: keyword arguments of the task.
 
     Raises:
-        TaskError: there is no such task, an option is unknown or refused, the result is not a `Task`, or its metric has
-            the name of something else.
+        TaskError: there is no such task, an option is unknown, of another kind or refused, the result is not a `Task`,
+            or its metric has the name of something else.
     """
     make = _maker(name)
-    _check_options(name, make, options or {})
-    try:
-        task = make(**(options or {}))
-    except (TypeError, ValueError) as error:
-        raise TaskError(f"task '{name}' refused its [options] {dict(options or {})}: {error}") from error
+    check_names(name, make, options or {})
+    with asking(f"maker, called with the [options] {dict(options or {})},"):
+        try:
+            task = make(**(options or {}))
+        except (TypeError, ValueError) as error:
+            raise TaskError(f"task '{name}' refused its [options] {dict(options or {})}: {error}") from error
+    check_kinds(name, make, options or {})  # now, for a task's own words are better
     missing = [member for member in _members() if _is_missing(task, member)]
     if missing:
         raise TaskError(
@@ -183,19 +185,6 @@ def _imported(path: str) -> Callable[..., Any]:
     if not callable(make):
         raise TaskError(f"'{path}' must be a class or a function that makes a Task, but is a {type(make).__name__}")
     return make  # type: ignore[no-any-return]
-
-
-def _check_options(name: str, make: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    try:
-        parameters = inspect.signature(make).parameters.values()
-    except ValueError:  # something built in, which has no signature to check
-        return
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return
-    known = [parameter.name for parameter in parameters]
-    for option in options:
-        if option not in known:
-            raise TaskError(f"task '{name}' has no option '{option}'{nearest(option, known) or '; it has none'}")
 
 
 _DEFAULTS = ("metric", "declared", "calibration_data")

@@ -116,6 +116,70 @@ class Own(Task):
     assert (task.metric, task.declared, task.calibration_data()) == ("accuracy", {}, None)
 
 
+KINDS = """
+from __future__ import annotations
+from dataclasses import dataclass, field
+from typing import Any, Literal, Optional
+import tiny
+@dataclass(frozen=True, kw_only=True)
+class Own(tiny.Tiny):
+    count: int = 3
+    rate: float = 0.5
+    name: str = ""
+    on: bool = False
+    kind: Literal["a", "b"] = "a"
+    most: int | None = None
+    least: Optional[float] = None
+    parts: list[int] = field(default_factory=list)
+    whatever: Any = None
+"""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"count": 4, "rate": 2, "name": "x", "on": True, "kind": "b", "most": 1, "least": 1},
+        {"most": None, "least": None, "parts": "not looked at", "whatever": 3},
+    ],
+)
+def test_options_of_the_annotated_kinds(module: Callable[[str], str], options: dict[str, Any]) -> None:
+    task = load_task(f"{module(KINDS)}:Own", options)
+    assert {name: getattr(task, name) for name in options} == options
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"count": "many"}, "must be int, but is 'many'; change it in [options]"),
+        ({"count": 2.5}, "must be int, but is 2.5"),
+        ({"count": True}, "must be int, but is True"),
+        ({"rate": "0.1"}, "must be float, but is '0.1'"),
+        ({"name": 3}, "must be str, but is 3"),
+        ({"on": 1}, "must be bool, but is 1"),
+        ({"kind": "c"}, "must be Literal['a', 'b'], but is 'c'"),
+        ({"most": "1"}, "must be int | None, but is '1'"),
+    ],
+)
+def test_an_option_of_another_kind(module: Callable[[str], str], options: dict[str, Any], said: str) -> None:
+    name = module(KINDS)
+    assert said in error(f"{name}:Own", options)
+    assert f"option '{next(iter(options))}' of task '{name}:Own'" in error(f"{name}:Own", options)
+
+
+def test_annotations_that_cannot_be_looked_up_are_not_checked(module: Callable[[str], str]) -> None:
+    name = module("import tiny\ndef make(size: 'Nowhere', more: 'int' = 1):\n    return tiny.Tiny()\n")
+    assert load_task(f"{name}:make", {"size": 3, "more": "x"})
+
+
+def test_a_maker_that_fails(module: Callable[[str], str]) -> None:
+    name = module("def make(size):\n    return {}[size]\n")
+    said = error(f"{name}:make", {"size": 3})
+    assert said.startswith(
+        "the task's maker, called with the [options] {'size': 3}, must not fail, but raised KeyError: 3"
+    )
+    assert f"({name}.py, line 2)" in said
+
+
 # --- A task that is not -----------------------------------------------------------------------------------------------
 
 
