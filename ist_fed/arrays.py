@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -87,7 +88,7 @@ def build_module(build: Build, sizes: Mapping[str, int]) -> nn.Module:
     """Build the module, on the device that is the default.
 
     Raises:
-        AxesError: the factory does not take these sizes, fails, or returns something else.
+        AxesError: the factory does not take these sizes, fails, or returns something else, such as a lazy module.
     """
     call = f"build({', '.join(f'{axis}={units}' for axis, units in sizes.items())})"
     try:
@@ -101,6 +102,12 @@ def build_module(build: Build, sizes: Mapping[str, int]) -> nn.Module:
         ) from error
     if not isinstance(module, nn.Module):
         raise AxesError(f"the factory must return an nn.Module; {call} gave {type(module).__name__}")
+    lazy = [name for name, array in chain(module.named_parameters(), module.named_buffers()) if is_lazy(array)]
+    if lazy:
+        raise AxesError(
+            f"a network's arrays must have their shapes when it is built, but in {call} '{lazy[0]}' of a lazy module "
+            f"gets its own from the first examples; write out how many inputs it has, as in nn.Linear(64, ...)"
+        )
     return module
 
 

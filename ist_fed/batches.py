@@ -1,11 +1,12 @@
 """Examples of a dataset as batches on a device."""
 
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 from math import ceil
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from ist_fed.errors import TaskError, TrainingError
@@ -37,12 +38,31 @@ def first_batches(examples: int, size: int, steps: int, rng: np.random.Generator
 
 
 def fetch(data: Dataset[Batch], index: np.ndarray, device: torch.device) -> Batch:
-    """The examples at `index` as one batch on `device`."""
+    """The examples at `index` as one batch on `device`.
+
+    Raises:
+        TaskError: an example is not a tuple of what tensors can be made of.
+    """
     if type(data) is TensorDataset:  # one gather for each tensor, where a DataLoader would take them one by one
         batch = data[torch.from_numpy(index)]
     else:
-        batch = default_collate([data[i] for i in index.tolist()])
+        batch = _collated([data[i] for i in index.tolist()])
     return cast(Batch, tuple(part.to(device) for part in batch))
+
+
+def _collated(examples: list[Any]) -> Sequence[Tensor]:
+    try:
+        batch = default_collate(examples)
+    except TypeError:  # of what torch makes no tensor of
+        batch = None
+    if isinstance(batch, tuple | list) and all(isinstance(part, Tensor) for part in batch):
+        return batch
+    first = examples[0]
+    kinds = ", ".join(type(part).__name__ for part in first) if isinstance(first, tuple | list) else ""
+    raise TaskError(
+        f"an example must be a tuple of two tensors, inputs and target, but a task's dataset gives a "
+        f"{type(first).__name__}{f' of {kinds}' if kinds else ''}; return (inputs, target) from its __getitem__"
+    )
 
 
 def length(data: Dataset[Batch]) -> int:

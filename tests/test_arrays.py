@@ -99,6 +99,16 @@ def test_a_module_on_the_meta_device_has_shapes_and_no_memory() -> None:
     assert arrays_of(module)["weight"].is_meta
 
 
+def test_a_lazy_module_is_named() -> None:
+    def build(hidden: int) -> nn.Module:
+        return nn.Sequential(nn.LazyLinear(hidden), nn.Linear(hidden, 3))
+
+    with pytest.raises(
+        AxesError, match=r"in build\(hidden=4\) '0.weight' of a lazy module gets its own from the first"
+    ):
+        build_on_meta(build, {"hidden": 4})
+
+
 def test_a_size_that_the_factory_does_not_take_is_named() -> None:
     def build(hidden1: int, hidden2: int) -> nn.Module:
         return nn.Linear(hidden1, hidden2)

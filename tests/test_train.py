@@ -104,6 +104,26 @@ class TestFetch:
         assert (targets == 0).any()
         assert torch.equal(inputs, torch.where((targets == 0)[:, None], plain + 1, plain))
 
+    @pytest.mark.parametrize(
+        ("example", "said"),
+        [
+            ({"x": torch.ones(3), "y": 1}, "gives a dict; return (inputs, target)"),
+            (torch.ones(3), "gives a Tensor; return"),
+            ((torch.ones(3), "cat"), "gives a tuple of Tensor, str; return"),
+            ((object(), 1), "gives a tuple of object, int; return"),
+            (({"x": torch.ones(3)}, 1), "gives a tuple of dict, int; return"),
+        ],
+    )
+    def test_an_example_that_is_no_pair_of_tensors_is_named(self, example: object, said: str) -> None:
+        with pytest.raises(TaskError) as caught:
+            fetch([example] * 3, np.arange(2), CPU)
+        assert "must be a tuple of two tensors, inputs and target, but a task's dataset" in str(caught.value)
+        assert said in str(caught.value)
+
+    def test_numbers_are_made_tensors_of(self) -> None:
+        inputs, targets = fetch([(np.ones(3, dtype=np.float32), 1)] * 3, np.arange(2), CPU)
+        assert (inputs.shape, targets.tolist()) == ((2, 3), [1, 1])
+
     def test_a_dataset_without_length_is_named(self) -> None:
         class Endless(IterableDataset[Any]):
             def __iter__(self) -> Iterator[Any]:
