@@ -72,19 +72,31 @@ def check_symmetry(
                 order = order.flip(0)
             error = float((value(extract(arrays, axes, {axis: order})) - reference).abs().max()) / scale
         if not error <= tolerance:  # nan breaks the law too
-            raise AxesError(_no_block(axis, owned, error) if owned else _no_units(axis, axes, error))
+            raise AxesError(_no_block(axis, owned, error) if owned else _no_units(axis, axes, error, module))
 
 
-def _no_units(axis: str, axes: Axes, error: float) -> str:
+def _no_units(axis: str, axes: Axes, error: float, module: nn.Module) -> str:
     where = {name: describe(dims) for name, dims in axes.items() if any(d.axis == axis for d in dims)}
     listed = ", ".join(f"{name} [{dims}]" for name, dims in where.items())
     remedy = f"{{'{next(iter(where))}': '(3 {axis} 64) .'}}"
+    grouped = [name for name, part in module.named_modules() if isinstance(part, nn.GroupNorm) and _ties(part)]
+    groups = (
+        f"'{grouped[0]}' is a GroupNorm of several groups, each of which ties channels to their neighbours: use one "
+        f"group (nn.GroupNorm(1, channels)) or BatchNorm. "
+        if grouped
+        else ""
+    )
     return (
         f"units of an axis must be interchangeable, but permuting '{axis}' changes the network's output by "
-        f"{error:.1e} (relative). Its arrays: {listed}. If one is laid out otherwise (fused qkv, gates), "
+        f"{error:.1e} (relative). Its arrays: {listed}. {groups}If one is laid out otherwise (fused qkv, gates), "
         f"declare it: {remedy} means 3 blocks in which each unit owns 64 entries; if units have an order "
         f"(position embeddings, concatenation), do not split this axis"
     )
+
+
+def _ties(norm: nn.GroupNorm) -> bool:
+    """Whether which channels are next to each other matters: not in one group of all, nor in groups of one."""
+    return 1 < norm.num_groups < norm.num_channels
 
 
 def _no_block(axis: str, owned: Mapping[str, Tensor], error: float) -> str:

@@ -1,5 +1,7 @@
 """Law 1, symmetry: permuting the units of any axis leaves the network's function unchanged; wrong tables are caught."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -112,3 +114,26 @@ def test_the_check_is_repeatable_and_leaves_the_global_stream_alone() -> None:
 
     assert torch.equal(torch.stack(outputs()), torch.stack(outputs()))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def channels(groups: int) -> Callable[..., nn.Module]:
+    return lambda channels: nn.Sequential(
+        nn.Conv1d(2, channels, 3), nn.GroupNorm(groups, channels), nn.ReLU(), nn.Conv1d(channels, 3, 1)
+    )
+
+
+def example(module: nn.Module) -> torch.Tensor:
+    return module(torch.rand(4, 2, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
+
+
+def test_groups_of_a_group_norm_that_tie_channels_are_named() -> None:
+    with pytest.raises(AxesError, match=r"'1' is a GroupNorm of several groups.*use one group \(nn.GroupNorm\(1, ch"):
+        check_symmetry(channels(4), {"channels": 8}, infer(channels(4), {"channels": 8}), example)
+
+
+def test_one_group_ties_nothing_and_is_not_blamed() -> None:
+    axes = infer(channels(1), {"channels": 8})
+    check_symmetry(channels(1), {"channels": 8}, axes, example)
+    with pytest.raises(AxesError) as caught:
+        check_symmetry(channels(1), {"channels": 8}, {**axes, "1.weight": (Dim(),)}, example)
+    assert "GroupNorm" not in str(caught.value)
