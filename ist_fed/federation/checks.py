@@ -51,7 +51,7 @@ def check_model(scenario: Scenario, task: Task, strategy: IndependentSubnetTrain
     inputs, targets = (part.double() if part.is_floating_point() else part for part in batch)
 
     def function(model: nn.Module) -> Tensor:
-        with asking("loss(), in float64, in which units are permuted,"):
+        with asking("loss(), in float64 (give its constants the dtype of the outputs),"):
             return loss_of(task, model, (inputs, targets))
 
     check_symmetry(task.build, sizes, strategy.axes, function)
