@@ -127,10 +127,11 @@ class _Loss(nn.Module):
     def __init__(self, model: nn.Module, task: Task) -> None:
         super().__init__()
         self.model = model
-        self._loss = task.loss  # not the task, which may be a module, too
+        # In a function, for task and loss may be modules, whose arrays are not the network's.
+        self._loss: Callable[[Batch], Tensor] = lambda batch: task.loss(model, batch)
 
     def forward(self, *batch: Tensor) -> Tensor:
-        return self._loss(self.model, (batch[0], batch[1]))
+        return self._loss((batch[0], batch[1]))
 
 
 def _replace(

@@ -366,6 +366,30 @@ def test_activations_in_place_train_together(bias: bool, examples: int, caplog: 
     assert "one by one" not in caplog.text
 
 
+class Weighted(nn.Module):
+    """A loss with arrays of its own, which are not the network's: nobody trains them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.tensor([1.0, 2.0, 3.0]))
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, model: nn.Module, batch: Batch) -> Tensor:
+        outputs = model(batch[0])
+        return self.scale * functional.cross_entropy(outputs, batch[1], self.weight.to(outputs))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_loss_that_is_a_module_is_no_part_of_the_network(way: Way, caplog: pytest.LogCaptureFixture) -> None:
+    task, rule = tiny.Tiny(norm="layer"), rules.Disjoint(groups=2, min_units=1)
+    object.__setattr__(task, "loss", Weighted())
+    alone = federate(task, rule, 4, "one by one")
+    with caplog.at_level(logging.INFO, "ist_fed.engine"):
+        together = federate(task, rule, 4, way)
+    assert apart(alone[-1].arrays, together[-1].arrays) < 1e-5
+    assert "one by one" not in caplog.text
+
+
 def test_dropout_is_drawn_by_each_client_for_itself(caplog: pytest.LogCaptureFixture) -> None:
     task = tiny.Tiny(dropout=0.5)
     with caplog.at_level(logging.INFO, "ist_fed.engine"):
