@@ -4,7 +4,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch._C._functorch import _add_batch_dim, _remove_batch_dim
+from torch._C._functorch import (  # type: ignore[attr-defined]
+    _add_batch_dim,
+    _remove_batch_dim,
+    _set_vmap_fallback_warning_enabled,
+)
 from torch._functorch.vmap import lazy_load_decompositions, vmap_increment_nesting  # type: ignore[attr-defined]
 
 
@@ -31,7 +35,12 @@ class ForAll:
                 for holder, key in places:
                     holder[key] = own
             given = [_add_batch_dim(each, 0, level) for each in inputs]
-            made = self._module(*given)
+            # Of operations that it takes for one client after another torch asks to be told on GitHub, not the user.
+            _set_vmap_fallback_warning_enabled(False)
+            try:
+                made = self._module(*given)
+            finally:
+                _set_vmap_fallback_warning_enabled(True)
             if not isinstance(made, Tensor):
                 raise TypeError(f"a tensor is wanted of each client, but {type(made).__name__} was given")
             of_all: Tensor = _remove_batch_dim(made, level, count, 0)

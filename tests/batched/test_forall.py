@@ -1,5 +1,6 @@
 """A module called for all clients is `torch.vmap` of `functional_call`, to the last bit."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import register_parametrization
 
 from ist_fed.arrays import arrays_of
@@ -84,3 +86,26 @@ def test_what_is_no_tensor_is_said() -> None:
 
     with pytest.raises(TypeError, match="a tensor is wanted of each client, but float was given"):
         ForAll(Number(), [])({}, torch.zeros(2, 3))
+
+
+def test_torchs_warning_to_its_developers_is_not_the_users_and_no_other_is_hidden() -> None:
+    """Warnings are errors here, as everywhere; weights' norms are what `vmap` takes one by one."""
+
+    class Warns(nn.Linear):
+        def forward(self, inputs: Tensor) -> Tensor:
+            warnings.warn("of the network", stacklevel=1)
+            return super().forward(inputs)
+
+    module = Loss(weight_norm(nn.Linear(5, 5)))
+    arrays, inputs = stacked(module, 3), torch.randn(2, 3, 4, 5)
+    expected = [
+        functional_call(module, {name: array[at] for name, array in arrays.items()}, tuple(inputs[:, at]))
+        for at in range(3)
+    ]
+    assert torch.allclose(ForAll(module, arrays)(arrays, *inputs), torch.stack(expected))
+    with pytest.warns(UserWarning, match="performance drop"):
+        torch.vmap(lambda v, g: torch._weight_norm(v, g, 0))(torch.rand(3, 2, 5), torch.rand(3, 2, 1))
+    other = Loss(Warns(5, 5))
+    arrays = stacked(other, 3)
+    with pytest.warns(UserWarning, match="of the network"):
+        ForAll(other, arrays)(arrays, *inputs)

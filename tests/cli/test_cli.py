@@ -255,7 +255,11 @@ class Fails(Digits):
         ("test_data(self)", "True", "the task's test_data() must not fail"),
         ("calibration_data(self)", "True", "the task's calibration_data() must not fail"),
         ("loss(self, model, batch)", "not model.training", "the task's loss(), in evaluation, must not fail"),
-        ("loss(self, model, batch)", "batch[0].dtype == torch.float64", "the task's loss(), in float64 (give its constants"),
+        (
+            "loss(self, model, batch)",
+            "batch[0].dtype == torch.float64",
+            "the task's loss(), in float64 (give its constants",
+        ),
         ("score(self, model, batch)", "len(batch[0]) > 8", "the task's score() must not fail"),
         ("build(self, **sizes)", "True", "the factory must build at any sizes"),
         ("build(self, **sizes)", "torch.empty(1).device.type == 'cpu'", "the factory must build at any sizes"),
