@@ -12,11 +12,12 @@ from ist_fed.cli.console import console
 from ist_fed.run import Run
 
 MB = 1e6
+_NO_NUMBER = "not a number"
 
 
 def measured(value: float | None) -> str:
     """A value of the metric, for people; what is not finite stands as null in a run's folder."""
-    return "not a number" if value is None or not isfinite(value) else f"{value:.4f}"
+    return _NO_NUMBER if value is None or not isfinite(value) else f"{value:.4f}"
 
 
 class Live:
@@ -92,6 +93,13 @@ def print_summary(run: Run, output: Format) -> None:
         f"{numbers['mb_per_client']:.2f} MB moved per client"
         + (f", {numbers['refused']} replies refused" if numbers["refused"] else "")
     )
+    broken = [name for name in (metric, "loss") if measured(numbers[name]) == _NO_NUMBER]
+    if broken:
+        print(
+            f"warning: the last {' and '.join(broken)} must be a number, or the model is of no use, but is "
+            f"{_NO_NUMBER}; lower training.lr, or look for NaN in what the task's loss() and score() give",
+            file=sys.stderr,
+        )
     print(f"model   {numbers['model']}")
     print(f"report  ist-fed report {run.folder}")
     sys.stdout.flush()

@@ -296,12 +296,26 @@ def test_a_score_that_is_not_a_number_is_said_to_be_none(ist_fed: Command) -> No
     Path("mine_nan.py").write_text(MINE.format(what="score", gives="torch.tensor(torch.nan)"))
     own = ["tiny.toml", "--set", "task=mine_nan:Mine"]
     code, out, err = ist_fed("simulate", *own)
-    assert (code, err) == (0, "")
+    assert code == 0
     assert "accuracy not a number after 3 rounds" in out
+    assert err.startswith("warning: the last accuracy must be a number, or the model is of no use, but is not a number")
+    assert "lower training.lr" in err
+    assert err.count("\n") == 1
     assert ist_fed("report", "runs/tiny")[0] == 0
     code, _, err = ist_fed("search", *own, "--trials", "1", "--vary", "local_steps=1,2")
     assert code == 1
     assert "but none could" in err
+
+
+def test_a_loss_that_is_not_a_number_at_the_end_is_said(ist_fed: Command) -> None:
+    """The accuracy of a network that diverged is a number as any other."""
+    Path("mine_late.py").write_text(
+        MINE.format(what="loss", gives="super().loss(model, batch) / (model.training or len(batch[0]) < 9)")
+    )
+    code, out, err = ist_fed("simulate", "tiny.toml", "--set", "task=mine_late:Mine")
+    assert code == 0
+    assert "accuracy 0." in out
+    assert err.startswith("warning: the last loss must be a number")
 
 
 def test_what_programs_read_is_json_also_where_a_number_is_not_finite(ist_fed: Command) -> None:
