@@ -161,7 +161,7 @@ class Roster:
             now = time.monotonic()
             if now > started + timeout:
                 raise RoundError(
-                    f"{self._min_nodes} clients must be connected, but after {timeout:.0f} s {len(nodes)} are"
+                    f"clients must be connected, at least {self._min_nodes}, but after {timeout:.0f} s {len(nodes)} are"
                 )
             if now > said + _SAY_AGAIN_S:
                 logger.warning("waiting for clients: %d of %d are connected", len(nodes), self._min_nodes)

@@ -224,7 +224,7 @@ def test_too_few_replies_save_nothing_of_their_round(
     run = created(tmp_path, every=2)
     run.scenario = replace(run.scenario, round=Rounds(in_place=True, min_replies=2))
     fail_in(monkeypatch, 4, ZeroDivisionError("broken"))
-    with pytest.raises(RoundError, match="at least 2 usable replies, but 1 of 2"):
+    with pytest.raises(RoundError, match="usable replies, at least 2, but 1 of 2"):
         simulate(run)
     monkeypatch.undo()
     assert run.restore().round == 2

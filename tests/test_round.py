@@ -183,7 +183,7 @@ def test_too_few_replies_name_the_commonest_reasons() -> None:
     with pytest.raises(RoundError) as caught:
         rig.round.close(2)
     assert str(caught.value) == (
-        "round 4 needs at least 2 usable replies, but 0 of 6 clients gave one: 2 × the client did not train: b; "
+        "round 4 needs usable replies, at least 2, but 0 of 6 clients gave one: 2 × the client did not train: b; "
         "1 × the client did not train: a; 1 × the client did not train: c"
     )
 

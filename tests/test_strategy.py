@@ -456,7 +456,7 @@ def test_all_clients_failing_stops_the_run_and_says_why() -> None:
     with pytest.raises(RoundError) as caught:
         tiny.federate(tiny.Tiny(poisoned=[0, 1, 2]), HALVES, 4, instead={3: raising})
     said = str(caught.value)
-    assert "round 1 needs at least 1 usable replies, but 0 of 4 clients gave one: " in said
+    assert "round 1 needs usable replies, at least 1, but 0 of 4 clients gave one: " in said
     assert "3 × the client did not train: the loss must stay finite" in said
     assert "1 × the client failed: RuntimeError: no power" in said
 
@@ -464,7 +464,7 @@ def test_all_clients_failing_stops_the_run_and_says_why() -> None:
 def test_fewer_replies_than_asked_for_stop_the_run() -> None:
     assert tiny.federate(tiny.Tiny(), HALVES, 3, min_replies=2, instead={1: raising}).reports[0].merged == 2
     with pytest.raises(
-        RoundError, match="needs at least 3 usable replies, but 2 of 3 clients gave one: 1 × the client"
+        RoundError, match="needs usable replies, at least 3, but 2 of 3 clients gave one: 1 × the client"
     ):
         tiny.federate(tiny.Tiny(), HALVES, 3, min_replies=3, instead={1: raising})
 
@@ -478,7 +478,7 @@ def test_a_round_that_failed_is_not_counted_as_training() -> None:
 
 
 def test_too_few_clients_connected() -> None:
-    with pytest.raises(RoundError, match="5 clients must be connected, but after 0 s 2 are"):
+    with pytest.raises(RoundError, match="clients must be connected, at least 5, but after 0 s 2 are"):
         tiny.federate(tiny.Tiny(), HALVES, 2, min_nodes=5, timeout=0.01)
 
 

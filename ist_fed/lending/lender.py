@@ -125,7 +125,7 @@ class Lender:
         if tally.count < self._conditions.min_replies:
             said = "; ".join(sorted({refused.reason for refused in tally.failures})[:3]) or "nobody was asked"
             raise RoundError(
-                f"round {round} needs at least {self._conditions.min_replies} usable replies, but {tally.count} of "
+                f"round {round} needs usable replies, at least {self._conditions.min_replies}, but {tally.count} of "
                 f"{len(tally.clients)} leases brought one: {said}"
             )
         return RoundReport(

@@ -193,7 +193,7 @@ class Round:
             reasons = Counter(refused.reason for refused in self._refused).most_common(3)
             said = "; ".join(f"{count} × {reason}" for reason, count in reasons) or "nobody was asked"
             raise RoundError(
-                f"round {self.number} needs at least {min_replies} usable replies, but {self._merged} of "
+                f"round {self.number} needs usable replies, at least {min_replies}, but {self._merged} of "
                 f"{len(self._clients)} clients gave one: {said}"
             )
         with self.timed("merge"):

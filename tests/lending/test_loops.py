@@ -244,7 +244,7 @@ def test_a_client_that_cannot_train_holds_nobody_up(network: Virtual | None) -> 
 
 def test_a_run_in_which_nobody_can_train_ends_and_says_why() -> None:
     grid = InProcessGrid(2, tiny.handlers(tiny.Tiny(), 2, {0: raising, 1: raising}))
-    with pytest.raises(RoundError, match=r"round 1 needs at least 1 usable replies, but 0 of 2 leases.*no power"):
+    with pytest.raises(RoundError, match=r"round 1 needs usable replies, at least 1, but 0 of 2 leases.*no power"):
         train(grid)
 
 
