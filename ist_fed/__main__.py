@@ -1,5 +1,6 @@
 """`python -m ist_fed`, the same as `ist-fed`; Ctrl-C is heeded while all that the commands need is still imported."""
 
+import os
 import sys
 
 STOPPED = 130
@@ -14,6 +15,8 @@ def stopped() -> int:
 
 def main() -> None:
     """Import the command line, and run it."""
+    # What gRPC would print is said in sentences. It reads this when it is first imported, by whichever module.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         from ist_fed.cli import main as run
 

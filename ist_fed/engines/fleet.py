@@ -3,15 +3,12 @@
 Flower's own SuperNode starts a new process for every message; this connection is for a process that stays.
 """
 
-import os
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import TypeVar, cast
-
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it would print is said in sentences here
 
 import grpc
 from cryptography.hazmat.primitives.asymmetric import ec
