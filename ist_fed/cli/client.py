@@ -1,11 +1,13 @@
 """`ist-fed client …`: the side that holds the data."""
 
 import logging
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -19,7 +21,7 @@ from ist_fed.engines.apps import Apps, Config
 from ist_fed.engines.fleet import Fleet
 from ist_fed.engines.flower import environment, free_port
 from ist_fed.engines.resident import ADMISSION_S, Resident
-from ist_fed.errors import EngineError, PkiError
+from ist_fed.errors import EngineError, FleetUnknown, FleetUnreachable, PkiError
 from ist_fed.pki import Kit, open_kit
 from ist_fed.pki.address import split_port
 from ist_fed.pki.revocation import read_revoked
@@ -103,6 +105,7 @@ def start(
     if tell_epsilon:
         config["tell-epsilon"] = "yes"
     if supernode:
+        _look(opened)
         sys.exit(_supernode(opened, server, config))
     apps = Apps(folder, allow_app or [])
     with _connect(opened, server) as fleet:
@@ -124,6 +127,17 @@ def _connect(kit: Kit | None, server: str | None) -> Fleet:
         assert isinstance(key, ec.EllipticCurvePrivateKey)
         return Fleet(kit.address, key, kit.ca)
     return Fleet(_loopback(server), ec.generate_private_key(ec.SECP384R1()), None)
+
+
+def _look(kit: Kit | None) -> None:
+    """Say now what will not get better by itself, over which a SuperNode ends, again and again, without saying it.
+
+    Raises:
+        FleetRefused: the server is not this kit's, or will not have this client.
+    """
+    if kit is not None:
+        with suppress(FleetUnreachable, FleetUnknown), _connect(kit, None) as fleet:
+            fleet.join()
 
 
 def _loopback(server: str | None) -> str:
@@ -192,6 +206,7 @@ def _supernode(kit: Kit | None, server: str | None, config: Config) -> int:
     command += ["--node-config", " ".join(said), "--host", "127.0.0.1", "--port", str(free_port())]
     # Its SuperExec starts a process for every message, and is to look for the next one soon.
     env = environment(Path.home() / ".ist_fed") | {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"}
+    env["GRPC_VERBOSITY"] = os.environ.get("GRPC_VERBOSITY", "NONE")  # Flower says it, too
     # A server that starts with this client may not know it for a moment; a SuperNode ends when it hears so.
     deadline = time.monotonic() + ADMISSION_S
     while (code := subprocess.run(command, env=env, check=False).returncode) and time.monotonic() < deadline:

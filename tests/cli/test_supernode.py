@@ -50,7 +50,7 @@ def test_one_that_is_told_to_stop_is_not_started_again(monkeypatch: pytest.Monke
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("more", [[]], ids=["resident"])
+@pytest.mark.parametrize("more", [[], ["--supernode"]], ids=["resident", "stock"])
 def test_a_server_of_another_federation_is_named_in_one_sentence_and_nothing_else_is_said(
     more: list[str], tmp_path: Path
 ) -> None:
