@@ -103,7 +103,8 @@ def status(federation: FederationFolder = DEFAULT_FOLDER, output: OutputFormat =
     print(f"running as process {said['process']}, clients come to {said['fleet']}" if said else "not running")
     for job in known:
         rounds = len(Run.open(job.run).metrics()) if (job.run / "scenario.toml").exists() else 0
-        print(f"job {job.number}  {job.state:8} {rounds:4} rounds  {job.run}{f'  {job.reason}' if job.reason else ''}")
+        why = f"  {job.reason}; {_mended(job.run)}" if job.reason else ""
+        print(f"job {job.number}  {job.state:8} {rounds:4} rounds  {job.run}{why}")
     raise typer.Exit(0 if said else _NOT_RUNNING)
 
 
@@ -188,11 +189,15 @@ def _watch(home: Path, job: jobs.Job, run: Run, views: Views) -> None:
             views(run, line)
         seen = len(lines)
         if now.state == "failed":
-            raise EngineError(f"the run in '{run.folder}' failed: {now.reason}")
+            raise EngineError(f"the run in '{run.folder}' failed: {now.reason}; {_mended(run.folder)}")
         if now.state == "done":
             return
         _alive(home)
         time.sleep(0.2)
+
+
+def _mended(run: Path) -> str:
+    return f"once that is mended, `ist-fed server run --resume {run}` goes on with it"
 
 
 def _run(scenario: str | None, settings: list[str] | None, folder: Path | None, resume: Path | None) -> Run:

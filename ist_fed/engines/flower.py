@@ -1,6 +1,7 @@
 """Flower's own programs, started and spoken to: SuperLink, SuperExec, and the command `flwr`."""
 
 import ctypes
+import errno
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ from ist_fed.errors import EngineError
 from ist_fed.pki.address import split_port
 
 _START_S = 60.0
+_RELEASE_S = 5.0  # in which a program that was killed lets go of its port
 OBJECT_S = 0.05
 """Seconds before an object that is still on its way to the SuperLink is asked for again; Flower waits one."""
 
@@ -166,22 +168,32 @@ def tail(log: Path, lines: int = 25) -> str:
     return ""
 
 
-def check_free(address: str) -> None:
+def check_free(address: str, use: str, option: str) -> None:
     """Try to listen there, for of a port that is taken Flower says so in a traceback, and of any other fault the same.
+
+    Args:
+        address: `host:port`.
+        use: what it is for, for the message.
+        option: that chooses another, for the message.
 
     Raises:
         EngineError: nobody can.
     """
     host, port = split_port(address)
-    try:
-        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
-            pass
-    except OSError as error:
-        why = str(error.strerror).partition(" (while")[0]
-        raise EngineError(
-            f"clients are awaited on '{address}', but it cannot be listened on: {why}; end what listens "
-            f"there, or choose another with --listen"
-        ) from error
+    deadline = time.monotonic() + _RELEASE_S
+    while True:
+        try:
+            socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+            return
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and time.monotonic() < deadline:
+                time.sleep(0.1)
+                continue
+            why = str(error.strerror).partition(" (while")[0]
+            raise EngineError(
+                f"{use} '{address}', but it cannot be listened on: {why}; end what listens there, or choose another "
+                f"with {option}"
+            ) from error
 
 
 def free_port() -> int:

@@ -3,11 +3,14 @@
 import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ist_fed.errors import EngineError
+from ist_fed.errors import EngineError, RunError
+from ist_fed.progress import progress
+from ist_fed.run import Run
 
 State = Literal["waiting", "running", "done", "failed"]
 
@@ -57,6 +60,15 @@ def mark(home: Path, job: Job, state: State, reason: str = "") -> Job:
     temporary.write_text(json.dumps({"run": str(job.run), "state": job.state, "reason": job.reason}))
     temporary.replace(_path(home, job))
     return job
+
+
+def end_strays(home: Path) -> None:
+    """End those whom a server that was killed has left behind: they work on its runs, and hold one of its ports."""
+    for job in jobs(home):
+        if job.state == "running":
+            with suppress(RunError):  # which is said when it is this job's turn
+                if (said := progress(Run.open(job.run))) is not None:
+                    said.end()
 
 
 def jobs(home: Path) -> list[Job]:

@@ -48,7 +48,9 @@ class Programs:
         Raises:
             EngineError: they do not start.
         """
-        flower.check_free(self._site.fleet)
+        flower.check_free(self._site.fleet, "clients are awaited on", "--listen")
+        if self._site.subnets:  # a ServerApp would find out, when somebody asks for a run
+            flower.check_free(self._site.subnets, "large subnets travel on", "--streams")
         port, identity = flower.free_port(), self._site.identity
         ca = identity.ca_certificate.absolute() if identity else None
         self._reach = (port, ca)
@@ -116,9 +118,9 @@ class Programs:
 
     def _streams(self) -> dict[str, str]:
         """What a ServerApp, which the SuperExec starts, has to know to take part in them."""
-        if not self._site.streams:
+        address, identity = self._site.subnets, self._site.identity
+        if not address:
             return {}
-        address, identity = f"{self._site.fleet.rpartition(':')[0]}:{self._site.streams}", self._site.identity
         if identity is None:
             return Place(address).environment()
         shown = identity.server_certificate, identity.server_key

@@ -52,8 +52,13 @@ class Server:
                 f"one server at a time works in '{self._home}', and one does; stop it with `ist-fed server stop`"
             ) from None
         about_file(self._home).unlink(missing_ok=True)  # of one that was killed: its process id may be another's by now
-        if self._has_room():
-            self._programs.start()
+        try:
+            jobs.end_strays(self._home)
+            if self._has_room():
+                self._programs.start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(
@@ -174,7 +179,7 @@ class Server:
 
     def _submit(self, work: "_Work") -> None:
         run = work.run
-        if (said := progress(run)) is not None:  # of whom a server that was killed has left behind, on the run's port
+        if (said := progress(run)) is not None:  # of whom a server of another folder has left behind
             said.end()
         forget(run)
         config: dict[str, str | bool] = {

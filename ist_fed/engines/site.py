@@ -47,6 +47,11 @@ class Site:
                 f"with `ist-fed provision init`, or use 127.0.0.1"
             )
 
+    @property
+    def subnets(self) -> str:
+        """`host:port` on which large subnets travel; empty if they travel in messages."""
+        return f"{self.fleet.rpartition(':')[0]}:{self.streams}" if self.streams else ""
+
 
 def about(home: Path) -> dict[str, object] | None:
     """What the server that works in a home says of itself; None if there is none."""

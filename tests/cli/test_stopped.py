@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from test_cli import Command, ist_fed  # noqa: F401 - a fixture
 
 from ist_fed.cli import methods
+from ist_fed.engines import jobs
 from ist_fed.errors import EngineError, Interrupted, IstFedError, RunError
 from ist_fed.run import Run
 from ist_fed.scenario import Scenario
@@ -154,3 +155,13 @@ def test_ctrl_c_during_imports_is_heeded_with_a_word(module: str, ist_fed: Comma
     process = start("inspect", "tiny.toml", PYTHONPATH=f"first{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, "", "stopped; nothing was lost\n")
+
+
+def test_the_status_of_a_server_says_how_a_run_that_failed_goes_on(ist_fed: Command) -> None:  # noqa: F811
+    home = Path("federation", "superlink")
+    home.mkdir(parents=True)
+    jobs.mark(home, jobs.add(home, Path("runs/tiny")), "failed", "no power")
+    code, out, _ = ist_fed("server", "status")
+    assert code == 3
+    run = Path("runs/tiny").absolute()
+    assert f"no power; once that is mended, `ist-fed server run --resume {run}` goes on with it" in out

@@ -1,10 +1,12 @@
 """Jobs, refusals and progress: what a server writes down and reads."""
 
 import errno
+import json
 import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +14,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 
-from ist_fed.engines import jobs
-from ist_fed.engines.flower import check_free
+from ist_fed.engines import flower, jobs
+from ist_fed.engines.flower import check_free, free_port
 from ist_fed.engines.programs import Programs
 from ist_fed.engines.refusals import Refusals
 from ist_fed.engines.server import Server
@@ -53,11 +55,24 @@ def test_without_tls_a_server_listens_on_loopback_only(tmp_path: Path, address: 
 
 
 @pytest.mark.parametrize(("host", "why"), [("127.0.0.1", "in use"), ("192.0.2.1", "assign requested address")])
-def test_why_nobody_can_listen_at_an_address_is_said(host: str, why: str) -> None:
+def test_why_nobody_can_listen_at_an_address_is_said(host: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flower, "_RELEASE_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"{host}:{other.getsockname()[1]}"
         with pytest.raises(EngineError, match=f"'{address}', but it cannot be listened on: .*{why}"):
-            check_free(address)
+            check_free(address, "clients are awaited on", "--listen")
+
+
+def test_a_port_for_subnets_that_is_taken_is_found_when_the_server_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flower, "_RELEASE_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        why = rf"travel on '127.0.0.1:{port}', but it cannot be listened on: .*in use; .*with --streams"
+        with pytest.raises(EngineError, match=why), Server(Site(tmp_path, f"127.0.0.1:{free_port()}", streams=port)):
+            pass
+    assert not (tmp_path / "superlink.log").exists()
 
 
 def test_a_server_that_starts_is_not_taken_for_one_that_was_killed(
@@ -126,6 +141,22 @@ class TestProgress:
             assert other.poll() is None
             replace(stale, born=_born(other.pid)).end()
             assert other.wait(10) == -signal.SIGKILL
+
+    def test_whom_a_killed_server_left_behind_is_ended_before_anything_is_started(self, tmp_path: Path) -> None:
+        """It holds the port for subnets."""
+        run = Run.create(tmp_path / "run", SCENARIO)
+        holding = (
+            "import socket, time; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True)"
+        )
+        with subprocess.Popen([sys.executable, "-c", f"{holding}; time.sleep(60)"], stdout=subprocess.PIPE) as stray:
+            assert stray.stdout is not None
+            port = int(stray.stdout.readline())
+            said = {"state": "working", "process": stray.pid, "born": _born(stray.pid)}
+            (run.folder / "progress.json").write_text(json.dumps(said))
+            jobs.mark(tmp_path, jobs.add(tmp_path, run.folder), "running")
+            jobs.end_strays(tmp_path)
+            check_free(f"127.0.0.1:{port}", "subnets travel on", "--streams")
+            assert stray.wait(10) == -signal.SIGKILL
 
     @pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"state": "working"}'])
     def test_what_cannot_be_read_says_nothing(self, tmp_path: Path, text: str) -> None:
