@@ -1,6 +1,7 @@
 """How far a run has come, written into its folder by whoever trains it and read by whoever watches."""
 
 import json
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from ist_fed.errors import Interrupted, out_of_room
+from ist_fed.roster import WAITING
 from ist_fed.run import Run
 
 State = Literal["working", "done", "stopped", "failed", "full"]
@@ -25,12 +27,14 @@ class Progress:
         process: id of the process that trains.
         reason: why it failed.
         born: when that process began, for its id may be another's by now; empty where the system does not tell.
+        waiting: what it waits for, in a sentence; empty if for nothing.
     """
 
     state: State
     process: int
     reason: str = ""
     born: str = ""
+    waiting: str = ""
 
     @property
     def alive(self) -> bool:
@@ -49,8 +53,11 @@ class Progress:
 
 @contextmanager
 def reported(run: Run) -> Iterator[None]:
-    """Say in the run's folder that this process works on it, and how that ended."""
+    """Say in the run's folder that this process works on it, what it waits for, and how that ended."""
     _write(run, "working")
+    logger, notes = logging.getLogger(WAITING), _Notes(run)
+    logger.setLevel(logging.INFO)
+    logger.addHandler(notes)
     try:
         yield
     except (Interrupted, KeyboardInterrupt, SystemExit):
@@ -62,7 +69,21 @@ def reported(run: Run) -> Iterator[None]:
         else:
             _write(run, "failed", f"{type(error).__name__}: {error}")
         raise
+    finally:
+        logger.removeHandler(notes)
     _write(run, "done")
+
+
+class _Notes(logging.Handler):
+    """Writes into a run's folder what is waited for: nobody but its process hears of it otherwise."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self._run = run
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """A warning says it; anything less, that it is over."""
+        _write(self._run, "working", waiting=record.getMessage() if record.levelno >= logging.WARNING else "")
 
 
 def progress(run: Run) -> Progress | None:
@@ -78,10 +99,10 @@ def forget(run: Run) -> None:
     _path(run).unlink(missing_ok=True)
 
 
-def _write(run: Run, state: State, reason: str = "") -> None:
+def _write(run: Run, state: State, reason: str = "", waiting: str = "") -> None:
     temporary = _path(run).with_suffix(".tmp")
     with suppress(OSError):  # a full disk must not hide the error that is being reported
-        said = Progress(state, os.getpid(), reason, _born(os.getpid()))
+        said = Progress(state, os.getpid(), reason, _born(os.getpid()), waiting)
         temporary.write_text(json.dumps(asdict(said)))
         temporary.replace(_path(run))
 

@@ -21,7 +21,10 @@ from ist_fed.round import Client
 from ist_fed.rules import Node, Rule, why_too_little
 from ist_fed.train import Training
 
-logger = logging.getLogger("ist_fed")
+WAITING = "ist_fed.waiting"
+"""Logger that warns while clients are waited for, and says so at level INFO when enough have come."""
+
+logger, waiting = logging.getLogger("ist_fed"), logging.getLogger(WAITING)
 
 Weighting = Literal["examples", "uniform"]
 
@@ -164,9 +167,11 @@ class Roster:
                     f"clients must be connected, at least {self._min_nodes}, but after {timeout:.0f} s {len(nodes)} are"
                 )
             if now > said + _SAY_AGAIN_S:
-                logger.warning("waiting for clients: %d of %d are connected", len(nodes), self._min_nodes)
+                waiting.warning("waiting for clients: %d of %d are connected", len(nodes), self._min_nodes)
                 said = now
             time.sleep(min(0.5, max(0.0, started + timeout - now)))
+        if said > started:
+            waiting.info("enough clients are connected: %d", len(nodes))
         return nodes
 
     def _ask(self, nodes: list[int], grid: Grid, timeout: float) -> dict[int, str]:

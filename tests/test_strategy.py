@@ -16,7 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
-from ist_fed import extract, rules, wire
+from ist_fed import extract, roster, rules, wire
 from ist_fed.arrays import arrays_of
 from ist_fed.checkpoints import Checkpoint, Checkpoints
 from ist_fed.engines.inprocess import InProcessGrid
@@ -480,6 +480,19 @@ def test_a_round_that_failed_is_not_counted_as_training() -> None:
 def test_too_few_clients_connected() -> None:
     with pytest.raises(RoundError, match="clients must be connected, at least 5, but after 0 s 2 are"):
         tiny.federate(tiny.Tiny(), HALVES, 2, min_nodes=5, timeout=0.01)
+
+
+def test_that_clients_are_waited_for_is_said_and_that_they_came(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(roster, "_SAY_AGAIN_S", 0.0)
+    there = iter([[0], [0], [0, 1]])
+    monkeypatch.setattr(roster, "present", lambda grid: next(there, [0, 1]))
+    with caplog.at_level(logging.INFO, logger=roster.WAITING):
+        tiny.federate(tiny.Tiny(), HALVES, 2, min_nodes=2, timeout=60)
+    said = [(record.levelname, record.getMessage()) for record in caplog.records if record.name == roster.WAITING]
+    assert said[0] == ("WARNING", "waiting for clients: 1 of 2 are connected")
+    assert said[-1] == ("INFO", "enough clients are connected: 2")
 
 
 # --- Who the clients are ----------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """`ist-fed server …`: the side that holds the whole network."""
 
+import logging
 import time
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +21,10 @@ from ist_fed.engines.site import Site
 from ist_fed.errors import EngineError, ScenarioError
 from ist_fed.federation import Line
 from ist_fed.pki import Federation
+from ist_fed.progress import progress
 from ist_fed.run import Run
+
+logger = logging.getLogger("ist_fed")
 
 app = typer.Typer(help="The server: it holds the whole network, and sends each client a part.", no_args_is_help=True)
 
@@ -97,13 +101,16 @@ def status(federation: FederationFolder = DEFAULT_FOLDER, output: OutputFormat =
     home = _home(federation)
     said, known = engine.about(home), jobs.jobs(home)
     if output is Format.json:
-        listed = [{"job": job.number, "run": str(job.run), "state": job.state, "reason": job.reason} for job in known]
+        listed = [
+            {"job": job.number, "run": str(job.run), "state": job.state, "reason": job.reason, "waiting": _waiting(job)}
+            for job in known
+        ]
         print_json({"server": said, "jobs": listed})
         raise typer.Exit(0 if said else _NOT_RUNNING)
     print(f"running as process {said['process']}, clients come to {said['fleet']}" if said else "not running")
     for job in known:
         rounds = len(Run.open(job.run).metrics()) if (job.run / "scenario.toml").exists() else 0
-        why = f"  {job.reason}; {_mended(job.run)}" if job.reason else ""
+        why = f"  {job.reason}; {_mended(job.run)}" if job.reason else f"  {_waiting(job)}".rstrip()
         print(f"job {job.number}  {job.state:8} {rounds:4} rounds  {job.run}{why}")
     raise typer.Exit(0 if said else _NOT_RUNNING)
 
@@ -181,7 +188,7 @@ class Views:
 
 
 def _watch(home: Path, job: jobs.Job, run: Run, views: Views) -> None:
-    seen = len(run.metrics())
+    seen, told = len(run.metrics()), ""
     while True:
         now = next(known for known in jobs.jobs(home) if known.number == job.number)
         lines = run.metrics()
@@ -193,7 +200,18 @@ def _watch(home: Path, job: jobs.Job, run: Run, views: Views) -> None:
         if now.state == "done":
             return
         _alive(home)
+        if (waiting := _waiting(now)) and waiting != told:
+            logger.warning("the run is %s", waiting)
+        told = waiting
         time.sleep(0.2)
+
+
+def _waiting(job: jobs.Job) -> str:
+    """What a job that is done now waits for; empty if for nothing."""
+    if job.state != "running" or not (job.run / "scenario.toml").exists():
+        return ""
+    said = progress(Run.open(job.run))
+    return said.waiting if said and said.alive else ""
 
 
 def _mended(run: Path) -> str:

@@ -15,6 +15,7 @@ from ist_fed.engines import jobs
 from ist_fed.engines.programs import Programs
 from ist_fed.engines.room import Room
 from ist_fed.engines.site import Site, about_file
+from ist_fed.engines.work import Work
 from ist_fed.errors import EngineError, Interrupted, RoundError, RunError, out_of_room
 from ist_fed.federation import Line
 from ist_fed.progress import forget, progress
@@ -40,7 +41,7 @@ class Server:
         self.site, self._home = site, site.home.absolute()
         self._programs, self._room = Programs(site), Room()
         self._resting = False  # for want of room
-        self._current: _Work | None = None
+        self._current: Work | None = None
 
     def __enter__(self) -> "Server":
         self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -140,17 +141,17 @@ class Server:
             self._look(self._current, on_line, until_idle)
         return self._current is not None or not until_idle
 
-    def _next(self) -> "_Work | None":
+    def _next(self) -> Work | None:
         for job in jobs.jobs(self._home):
             if job.state in ("waiting", "running"):
                 try:
-                    return _Work(jobs.mark(self._home, job, "running"))
+                    return Work(jobs.mark(self._home, job, "running"))
                 except RunError as error:  # its folder is gone, say
                     logger.error("job %d cannot be done: %s", job.number, error)
                     jobs.mark(self._home, job, "failed", str(error))
         return None
 
-    def _look(self, work: "_Work", on_line: Callable[[Run, Line], None], until_idle: bool) -> None:
+    def _look(self, work: Work, on_line: Callable[[Run, Line], None], until_idle: bool) -> None:
         """See how the run does, and do what that asks for."""
         if work.submitted is None:
             self._submit(work)
@@ -160,7 +161,9 @@ class Server:
         if said is None:
             if why := self._why_not_begun(work):
                 self._again(work, why)
-        elif said.state == "working" and not said.alive:
+        elif said.state == "working" and said.alive:
+            work.tell(said.waiting)
+        elif said.state == "working":
             self._again(work, "its process ended without a word")
         elif said.state == "stopped":
             self._again(work, "it was stopped")
@@ -177,7 +180,7 @@ class Server:
                 on_line(work.run, line)
             self._finish(work, "done")
 
-    def _submit(self, work: "_Work") -> None:
+    def _submit(self, work: Work) -> None:
         run = work.run
         if (said := progress(run)) is not None:  # of whom a server of another folder has left behind
             said.end()
@@ -192,7 +195,7 @@ class Server:
             work.number = control.start(config)
         work.submitted = work.asked = time.monotonic()
 
-    def _why_not_begun(self, work: "_Work") -> str:
+    def _why_not_begun(self, work: Work) -> str:
         """Why a run that was submitted will not begin; empty while it still may."""
         now = time.monotonic()
         if now > (work.submitted or 0.0) + _SUBMITTED_S:
@@ -204,7 +207,7 @@ class Server:
             end = control.end_of(work.number)
         return f"it ended before it began: {end}" if end and progress(work.run) is None else ""
 
-    def _again(self, work: "_Work", why: str) -> None:
+    def _again(self, work: Work, why: str) -> None:
         """Go on with a run that ended, but not by its own fault; give up if it gets no further."""
         rounds = len(work.run.metrics())
         work.attempts = work.attempts + 1 if rounds <= work.rounds else 1
@@ -214,7 +217,7 @@ class Server:
         else:
             logger.warning("run '%s': %s; it goes on from its last checkpoint", work.run.scenario.name, why)
 
-    def _finish(self, work: "_Work", state: jobs.State, reason: str = "") -> None:
+    def _finish(self, work: Work, state: jobs.State, reason: str = "") -> None:
         if state == "failed":
             logger.error("run '%s' failed: %s", work.run.scenario.name, reason)
         jobs.mark(self._home, work.job, state, reason)
@@ -232,22 +235,3 @@ class Server:
         deadline = time.monotonic() + _LEAVE_S
         while (said := progress(run)) is not None and said.alive and time.monotonic() < deadline:
             time.sleep(_LOOK_S)
-
-
-class _Work:
-    """The job in hand."""
-
-    def __init__(self, job: jobs.Job) -> None:
-        self.job, self.run = job, Run.open(job.run)
-        self.submitted: float | None = None
-        self.number, self.asked = 0, 0.0  # Flower's number of the run, and when Flower was last asked about it
-        self.attempts = 0
-        self.rounds = len(self.run.metrics())
-        self._seen = self.rounds
-
-    def new_lines(self) -> list[Line]:
-        """The lines written since the last call. A run that goes on from a checkpoint writes some rounds again."""
-        lines = self.run.metrics()
-        new = lines[self._seen :]
-        self._seen = len(lines)
-        return new

@@ -124,6 +124,18 @@ def test_a_client_told_to_stop_finishes_what_it_holds(local: Local) -> None:
     assert not any(line["refused"] for line in local.lines()[:2])
 
 
+def test_whoever_asks_the_server_hears_that_clients_are_missing(local: Local) -> None:
+    local.server("rounds=1")
+    local.client(0)
+    said = "waiting for clients: 1 of 2 are connected"
+    local.wait(lambda: said in local.log("server.log"))
+    status = local.start("status.log", "server", "status", "--federation", str(local.home))
+    assert status.wait(60) == 0
+    assert said in local.log("status.log")
+    local.client(1)
+    local.wait(lambda: len(local.lines()) == 1)
+
+
 def test_a_superlink_that_is_killed_is_started_again(local: Local) -> None:
     server = local.server(LONG)
     local.client(0), local.client(1)

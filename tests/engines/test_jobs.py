@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import signal
 import socket
@@ -20,9 +21,11 @@ from ist_fed.engines.programs import Programs
 from ist_fed.engines.refusals import Refusals
 from ist_fed.engines.server import Server
 from ist_fed.engines.site import Site, about, about_file, ask_to_stop
+from ist_fed.engines.work import Work
 from ist_fed.errors import EngineError, Interrupted
 from ist_fed.pki import Federation, make_request
 from ist_fed.progress import _born, forget, progress, reported
+from ist_fed.roster import WAITING
 from ist_fed.run import Run
 from ist_fed.scenario import parse_scenario
 
@@ -117,6 +120,30 @@ class TestProgress:
             assert (said.state, said.reason) == (state, reason)
         forget(run)
         assert progress(run) is None
+
+    def test_what_is_waited_for_is_said_until_it_has_come(self, tmp_path: Path) -> None:
+        run, waiting = Run.create(tmp_path / "run", SCENARIO), logging.getLogger(WAITING)
+        found = list[str]()
+        with reported(run):
+            for say in (waiting.warning, waiting.info):
+                say("waiting for clients: 1 of 2 are connected")
+                said = progress(run)
+                assert said is not None
+                assert said.state == "working"
+                found.append(said.waiting)
+        assert found == ["waiting for clients: 1 of 2 are connected", ""]
+        waiting.warning("after the end")
+        said = progress(run)
+        assert said is not None
+        assert (said.state, said.waiting) == ("done", "")
+
+    def test_what_a_run_waits_for_is_told_when_it_is_new(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        work = Work(jobs.add(tmp_path, Run.create(tmp_path / "run", SCENARIO).folder))
+        for waiting in ("waiting: 0", "waiting: 0", "waiting: 1", "", "", "waiting: 1"):
+            work.tell(waiting)
+        assert [record.getMessage()[-1] for record in caplog.records] == ["0", "1", "1"]
 
     def test_a_process_that_is_gone_is_not_alive(self, tmp_path: Path) -> None:
         run = Run.create(tmp_path / "run", SCENARIO)
