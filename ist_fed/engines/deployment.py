@@ -14,7 +14,7 @@ from pathlib import Path
 from ist_fed.engines import flower, jobs
 from ist_fed.engines.server import Server
 from ist_fed.engines.site import Site
-from ist_fed.errors import EngineError
+from ist_fed.errors import EngineError, Interrupted
 from ist_fed.federation import Line
 from ist_fed.pki import Federation, make_request
 from ist_fed.pki.signing import CERTIFICATE, certify, create_authority, request_member
@@ -57,9 +57,20 @@ def deploy(
         more = ["--min-cohort", str(run.scenario.secure.min_cohort)]
     if run.scenario.task not in TASKS:  # whoever wrote the scenario is these clients' operator
         more += ["--allow-task", run.scenario.task]
-    with _clients(kits, more), Server(site) as server:  # both start up at once
-        jobs.add(home, run.folder)
-        server.serve(lambda _, line: on_line(line), until_idle=True)
+    try:
+        with _clients(kits, more), Server(site) as server:  # both start up at once
+            jobs.add(home, run.folder)
+            server.serve(lambda _, line: on_line(line), until_idle=True)
+    except Interrupted:  # which speaks of a server that is started again; this one is thrown away
+        shutil.rmtree(folder, ignore_errors=True)
+        if run.metrics():
+            raise Interrupted(f"stopped; resume with `ist-fed simulate --resume {run.folder}`") from None
+        raise Interrupted("stopped before the first round was over; there is nothing to resume") from None
+    except BaseException:  # whose reason may stand in a log; of anything else nothing is left
+        for path in folder.rglob("*"):
+            if path.suffix != ".log" and not path.is_dir():
+                path.unlink(missing_ok=True)
+        raise
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from ist_fed.engines.control import _app
 from ist_fed.engines.deployment import deploy
 from ist_fed.engines.local import one_by_one as simulate
-from ist_fed.engines.server import _SUBMITTED_S
+from ist_fed.engines.server import _SUBMITTED_S, Server
+from ist_fed.errors import EngineError
 from ist_fed.run import Run
 from ist_fed.scenario import load_scenario
 
@@ -65,6 +66,39 @@ def test_on_this_machine_a_task_may_be_one_s_own(tmp_path: Path, monkeypatch: py
     run = Run.create(tmp_path / "run", load_scenario(SCENARIO, [*settings, "record.tensorboard=false"]))
     deploy(run)
     assert [line["merged"] for line in run.metrics()] == [2]
+
+
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_on_this_machine_ctrl_c_says_what_can_be_resumed_and_leaves_no_keys(rounds: int, local: Local) -> None:
+    settings = [word for setting in (*SETTINGS, "rounds=1000") for word in ("--set", setting)]
+    process = local.start("deploy.log", "deploy", "local", "digits", "--run", str(local.run_folder), *settings)
+    job = local.run_folder / "deployment" / "superlink" / "jobs" / "0001.json"
+    local.wait(lambda: job.exists() and "running" in job.read_text())
+    local.wait(lambda: len(local.lines()) >= rounds)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(120) == 130
+    if rounds:
+        said = f"stopped; resume with `ist-fed simulate --resume {local.run_folder}`"
+        assert not (local.run_folder / "deployment").exists()
+        assert Run.open(local.run_folder).has_checkpoint()
+    else:
+        said = "stopped before the first round was over; there is nothing to resume"
+        assert not local.run_folder.exists()
+    assert local.log("deploy.log") == f"{said}\n"
+
+
+def test_of_a_failure_on_this_machine_the_logs_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(server: Server) -> Server:
+        (server.site.home).mkdir()
+        (server.site.home / "superexec.log").write_text("why")
+        raise EngineError("no power")
+
+    monkeypatch.setattr(Server, "__enter__", fail)
+    run = Run.create(tmp_path / "run", load_scenario(SCENARIO, [*SETTINGS]))
+    with pytest.raises(EngineError, match="no power"):
+        deploy(run)
+    left = {path.suffix for path in (run.folder / "deployment").rglob("*") if path.is_file()}
+    assert left == {".log"}
 
 
 def test_clients_over_grpc_train_the_blocks_they_were_dealt(tmp_path: Path) -> None:
