@@ -62,12 +62,17 @@ def start(
 ) -> None:
     """Start the server, and keep it running. What it was running when it ended goes on."""
     site = _site(federation, listen, insecure, streams)
-    site.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if run or resume is not None:
-        jobs.add(site.home, _run(scenario, settings, folder, resume).folder)
-    elif scenario is not None:
-        raise ScenarioError(f"to run '{scenario}' at once, add --run; to run it later, `ist-fed server run {scenario}`")
+    if scenario is not None:
+        if not run and resume is None:
+            raise ScenarioError(
+                f"to run '{scenario}' at once, add --run; to run it later, `ist-fed server run {scenario}`"
+            )
+        find_scenario(scenario, settings)  # what is wrong with it is said before anything is started
     with Server(site) as server, Views(output) as views:
+        if run or resume is not None:  # now it is certain that the job is this server's
+            asked = _run(scenario, settings, folder, resume)
+            if jobs.asked(site.home, asked.folder) is None:  # of a server that was killed, it goes on anyway
+                jobs.add(site.home, asked.folder)
         if output is Format.text:
             console.print(f"clients are awaited on {site.fleet}{' without TLS' if insecure else ''}; Ctrl-C stops")
         server.serve(views, until_idle=once)

@@ -38,9 +38,8 @@ def add(home: Path, run: Path) -> Job:
     Raises:
         EngineError: it was asked for already.
     """
-    for job in jobs(home):
-        if job.run == run.absolute() and job.state in ("waiting", "running"):
-            raise EngineError(f"the run in '{run}' is {job.state} already, as job {job.number}")
+    if (job := asked(home, run)) is not None:
+        raise EngineError(f"the run in '{run}' is {job.state} already, as job {job.number}")
     numbers = [job.number for job in jobs(home)]
     while True:
         job = Job(max(numbers, default=0) + 1, run.absolute())
@@ -51,6 +50,12 @@ def add(home: Path, run: Path) -> Job:
             numbers.append(job.number)
             continue
         return mark(home, job, "waiting")
+
+
+def asked(home: Path, run: Path) -> Job | None:
+    """The job that a run is, if it was asked for and is not over."""
+    of_run = (job for job in jobs(home) if job.run == run.absolute() and job.state in ("waiting", "running"))
+    return next(of_run, None)
 
 
 def mark(home: Path, job: Job, state: State, reason: str = "") -> Job:

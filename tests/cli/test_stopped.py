@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +14,9 @@ from safetensors.torch import load_file
 from test_cli import Command, ist_fed  # noqa: F401 - a fixture
 
 from ist_fed.cli import methods
-from ist_fed.engines import jobs
+from ist_fed.engines import flower, jobs
+from ist_fed.engines.programs import Programs
+from ist_fed.engines.server import Server
 from ist_fed.errors import EngineError, Interrupted, IstFedError, RunError
 from ist_fed.run import Run
 from ist_fed.scenario import Scenario
@@ -155,6 +158,38 @@ def test_ctrl_c_during_imports_is_heeded_with_a_word(module: str, ist_fed: Comma
     process = start("inspect", "tiny.toml", PYTHONPATH=f"first{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, "", "stopped; nothing was lost\n")
+
+
+def test_a_server_that_cannot_start_leaves_no_job_and_no_folder(
+    ist_fed: Command,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or the same command would find the folder in its way, and one for a second server be done by the first."""
+    monkeypatch.setattr(flower, "_RELEASE_S", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        command = ["server", "start", "tiny.toml", "--run", "--insecure", "--streams", "0"]
+        for _ in range(2):
+            code, _, err = ist_fed(*command, "--listen", f"127.0.0.1:{port}")
+            assert code == 1
+            assert "in use" in err
+    assert not Path("runs").exists()
+    assert not jobs.jobs(Path("federation", "superlink"))
+
+
+def test_a_server_that_was_killed_goes_on_with_a_run_that_it_is_told_to_resume(
+    ist_fed: Command,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ist_fed("simulate", "tiny.toml")
+    home = Path("federation", "superlink")
+    home.mkdir(parents=True)
+    jobs.mark(home, jobs.add(home, Path("runs/tiny")), "running")
+    monkeypatch.setattr(Programs, "start", lambda programs: None)
+    monkeypatch.setattr(Server, "serve", lambda server, views, until_idle: None)
+    code, _, err = ist_fed("server", "start", "--insecure", "--resume", "runs/tiny")
+    assert (code, "error" in err) == (0, False)
+    assert [job.state for job in jobs.jobs(home)] == ["running"]
 
 
 def test_the_status_of_a_server_says_how_a_run_that_failed_goes_on(ist_fed: Command) -> None:  # noqa: F811
