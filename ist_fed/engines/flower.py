@@ -196,6 +196,21 @@ def check_free(address: str, use: str, option: str) -> None:
             ) from error
 
 
+def check_tls(ca: Path, certificate: Path, key: Path) -> None:
+    """Read them as TLS will, for of one that cannot be read Flower says so in a traceback.
+
+    Raises:
+        EngineError: they cannot be used.
+    """
+    try:
+        ssl.create_default_context(cafile=ca).load_cert_chain(certificate, key)
+    except (OSError, ValueError) as error:
+        raise EngineError(
+            f"a server shows the certificate '{certificate}' with its key and its CA's '{ca}', but they cannot be "
+            f"used: {error}; see which by `ist-fed provision verify`, and restore it, or `provision rotate`"
+        ) from error
+
+
 def free_port() -> int:
     """A port on loopback that nobody uses now."""
     with socket.socket() as listener:

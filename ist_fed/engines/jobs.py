@@ -81,8 +81,14 @@ def jobs(home: Path) -> list[Job]:
     found = []
     for path in sorted((home / "jobs").glob("*.json")):
         if re.fullmatch(r"\d+", path.stem) and (text := path.read_text()):
-            about = json.loads(text)
-            found.append(Job(int(path.stem), Path(about["run"]), about["state"], about["reason"]))
+            try:
+                about = json.loads(text)
+                found.append(Job(int(path.stem), Path(about["run"]), about["state"], about["reason"]))
+            except (ValueError, LookupError, TypeError) as error:
+                raise EngineError(
+                    f"a job is a JSON object of run, state and reason, but '{path}' is not: {error}; remove it, and "
+                    f"ask for its run again with --resume"
+                ) from error
     return found
 
 

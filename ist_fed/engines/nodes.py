@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from ist_fed.engines.control import Control, pem
+from ist_fed.errors import EngineError
 from ist_fed.pki import Federation
 
 
@@ -18,7 +19,16 @@ class Admission:
     def __init__(self, home: Path, identity: Federation | None) -> None:
         self._path, self._identity = home / "nodes.json", identity
         lost = not (home / "state.db").exists()  # the SuperLink has forgotten everyone
-        self._known: dict[str, int] = {} if lost or not self._path.exists() else json.loads(self._path.read_text())
+        self._known: dict[str, int] = {}
+        if lost or not self._path.exists():
+            return
+        try:
+            self._known = {str(key): int(node) for key, node in json.loads(self._path.read_text()).items()}
+        except (ValueError, AttributeError, TypeError) as error:  # without it nobody would shut out who was revoked
+            raise EngineError(
+                f"who is registered stands as JSON in '{self._path}', but that cannot be read: {error}; remove it and "
+                f"'{home / 'state.db'}', and everyone who is approved is registered anew"
+            ) from error
 
     def differs(self) -> bool:
         """Whether someone was approved, revoked, or given a new key since the last `update`."""

@@ -52,6 +52,8 @@ class Programs:
         if self._site.subnets:  # a ServerApp would find out, when somebody asks for a run
             flower.check_free(self._site.subnets, "large subnets travel on", "--streams")
         port, identity = flower.free_port(), self._site.identity
+        if identity:
+            flower.check_tls(identity.ca_certificate, identity.server_certificate, identity.server_key)
         ca = identity.ca_certificate.absolute() if identity else None
         self._reach = (port, ca)
         self._admission = Admission(self._home, identity)

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from ist_fed.engines import flower, jobs
 from ist_fed.engines.flower import check_free, free_port
+from ist_fed.engines.nodes import Admission
 from ist_fed.engines.programs import Programs
 from ist_fed.engines.refusals import Refusals
 from ist_fed.engines.server import Server
@@ -93,6 +94,36 @@ def test_a_server_whose_process_is_gone_cannot_be_stopped(tmp_path: Path, monkey
     monkeypatch.setattr(Programs, "start", lambda programs: about_file(tmp_path).write_text('{"process": 99999999}'))
     with Server(Site(tmp_path, "127.0.0.1:9092")), pytest.raises(EngineError, match=r"process 99999999 of .* is gone"):
         ask_to_stop(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"run": 3, "state": "done", "reason": ""}'])
+def test_a_job_that_cannot_be_read_is_named(text: str, tmp_path: Path) -> None:
+    jobs.add(tmp_path, Path("a"))
+    (tmp_path / "jobs" / "0001.json").write_text(text)
+    with pytest.raises(EngineError, match=r"0001.json' is not.*; remove it, and ask for its run again"):
+        jobs.jobs(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"key": "x"}'])
+def test_a_record_of_who_is_registered_that_cannot_be_read_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "state.db").touch()
+    (tmp_path / "nodes.json").write_text(text)
+    with pytest.raises(EngineError, match=r"nodes.json', but that cannot be read.*state.db'"):
+        Admission(tmp_path, None)
+
+
+@pytest.mark.parametrize("broken", ["ca/ca.pem", "server/server.pem", "server/server.key"])
+def test_a_certificate_or_key_that_cannot_be_used_is_said_before_anything_is_started(
+    broken: str, tmp_path: Path
+) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    made = Federation.create(
+        tmp_path / "f", name="f", address=address, hosts=["127.0.0.1"], passphrase=b"only for a test"
+    )
+    (tmp_path / "f" / broken).write_text("junk")
+    with pytest.raises(EngineError, match=r"cannot be used: .*provision verify"), Server(Site(tmp_path, address, made)):
+        pass
+    assert not (tmp_path / "superlink.log").exists()
 
 
 class TestProgress:
