@@ -22,6 +22,7 @@ from flwr.supercore.run import Run as FlowerRun
 from ist_fed.engines.fleet import Fleet
 from ist_fed.engines.flower import app_folder
 from ist_fed.errors import EngineError, FleetRefused
+from ist_fed.files import write_atomically
 
 Config = dict[str, bool | float | int | str]
 """A configuration as Flower has it, of a node or of a run."""
@@ -50,18 +51,24 @@ class Apps:
         allow: more hashes to allow.
 
     Raises:
-        EngineError: what is to be allowed is no hash.
+        EngineError: what is to be allowed is no hash, or what was allowed cannot be read.
     """
 
     def __init__(self, folder: Path, allow: Sequence[str] = ()) -> None:
         self._folder, self._list = folder, folder / "allowed-apps.json"
-        self._allowed: set[str] = set(json.loads(self._list.read_text())) if self._list.exists() else set()
+        try:
+            self._allowed: set[str] = set(json.loads(self._list.read_text())) if self._list.exists() else set()
+        except (ValueError, TypeError) as error:
+            raise EngineError(
+                f"the apps that were allowed stand as a JSON list in '{self._list}', but that cannot be read: {error}; "
+                f"remove it, and allow them again with --allow-app"
+            ) from error
         for app in allow:
             if not re.fullmatch(r"[0-9a-f]{64}", app):
                 raise EngineError(f"an app is allowed by its SHA-256, 64 hexadecimal digits, but '{app}' was given")
         if not self._allowed.issuperset(allow):
             self._allowed |= set(allow)
-            self._list.write_text(json.dumps(sorted(self._allowed)))
+            write_atomically(self._list, json.dumps(sorted(self._allowed)).encode())
 
     def of(self, run: FlowerRun, fleet: Fleet) -> ClientApp:
         """What answers the messages of a run."""
