@@ -227,7 +227,8 @@ class Server:
         """Let the run in progress end its round and save; it stays `running`, for the next start."""
         if self._current is None:
             return
-        self._current.run.ask_to_stop()
+        with suppress(FileNotFoundError):  # somebody removed its folder: there is nothing to save
+            self._current.run.ask_to_stop()
         self._await_end(self._current.run)
 
     def _await_end(self, run: Run) -> None:

@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -124,6 +125,18 @@ def test_a_certificate_or_key_that_cannot_be_used_is_said_before_anything_is_sta
     with pytest.raises(EngineError, match=r"cannot be used: .*provision verify"), Server(Site(tmp_path, address, made)):
         pass
     assert not (tmp_path / "superlink.log").exists()
+
+
+def test_a_server_stops_though_the_folder_of_its_run_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(server: Server, on_line: object, until_idle: bool) -> bool:
+        server._current = Work(jobs.add(tmp_path, Run.create(tmp_path / "run", SCENARIO).folder))
+        shutil.rmtree(tmp_path / "run")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Programs, "start", lambda programs: None)
+    monkeypatch.setattr(Server, "_step", interrupt)
+    with Server(Site(tmp_path, "127.0.0.1:9092")) as server, pytest.raises(Interrupted):
+        server.serve()
 
 
 class TestProgress:
