@@ -24,16 +24,15 @@ class ForAll:
     def __init__(self, module: nn.Module, names: Iterable[str]) -> None:
         lazy_load_decompositions()
         self._module = module
-        self._places = {name: _places(module, name) for name in names}
+        self._places = [(name, *place) for name in names for place in _places(module, name)]
 
     def __call__(self, arrays: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
         """One tensor of each client, from their arrays and inputs, clients in front."""
         count = len(inputs[0])
         with vmap_increment_nesting(count, "error") as level:
-            for name, places in self._places.items():
-                own = _add_batch_dim(arrays[name], 0, level)
-                for holder, key in places:
-                    holder[key] = own
+            own = {name: _add_batch_dim(array, 0, level) for name, array in arrays.items()}
+            for name, holder, key in self._places:
+                holder[key] = own[name]
             given = [_add_batch_dim(each, 0, level) for each in inputs]
             # Of operations that it takes for one client after another torch asks to be told on GitHub, not the user.
             _set_vmap_fallback_warning_enabled(False)
@@ -43,6 +42,9 @@ class ForAll:
                 _set_vmap_fallback_warning_enabled(True)
             if not isinstance(made, Tensor):
                 raise TypeError(f"a tensor is wanted of each client, but {type(made).__name__} was given")
+            for name, holder, key in self._places:
+                if holder.get(key) is not own[name]:  # what stands there instead would not be there in the next call
+                    raise TypeError(f"'{key}' is assigned anew")
             of_all: Tensor = _remove_batch_dim(made, level, count, 0)
         return of_all
 

@@ -254,7 +254,7 @@ def test_a_trial_that_fails_without_a_word_is_not_passed(
 def test_why_clients_train_one_by_one_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "ist_fed.engine"):
         train(Built(make=Assigned), None)
-    assert "train one by one: at once 'mean' would come out otherwise than alone" in caplog.text
+    assert "train one by one: 'mean' is assigned anew" in caplog.text
 
 
 def test_layers_whose_outputs_are_added_up_stay_factored(caplog: pytest.LogCaptureFixture) -> None:
