@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import get_unwrapped, is_batchedtensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -17,10 +18,11 @@ _FEW = 16
 
 
 class InItsStead(TorchFunctionMode):
-    """Computes plain `cross_entropy` so, and `embedding` with a row that is not trained.
+    """Computes plain `cross_entropy` so, and `embedding` of rows that there are, or with one that is not trained.
 
     What `vmap` does with torch's own cross-entropy is written in Python, and loads symbolic algebra: a second, and 45
-    MB that stay. In an embedding's backward pass it forgets `padding_idx`.
+    MB that stay. In an embedding it takes a row that there is not from the next client's, and trains that; in the
+    backward pass it forgets `padding_idx`.
     """
 
     def __torch_function__(
@@ -32,9 +34,17 @@ class InItsStead(TorchFunctionMode):
                 return _cross_entropy(*(given[name] for name in _OPEN))
         if function is functional.embedding:
             given = dict(zip(_EMBEDDING, args, strict=False)) | dict(kwargs or {})
+            _check_rows(given["input"], len(given["weight"]))
             if given.get("padding_idx") is not None:
                 return _embedding(**given)
         return function(*args, **(kwargs or {}))
+
+
+def _check_rows(input: Tensor, rows: int) -> None:
+    """As torch does where a client is alone; nobody waits for a device's answer."""
+    while is_batchedtensor(input):
+        input = get_unwrapped(input)
+    torch._assert_async(((input >= 0) & (input < rows)).all(), "index out of range in an embedding")
 
 
 def _embedding(input: Tensor, weight: Tensor, padding_idx: int, **options: Any) -> Tensor:

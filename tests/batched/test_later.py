@@ -2,14 +2,18 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import tiny
 import torch
-from test_trial import WAYS, Around, Built, is_the_same
+from test_trial import WAYS, Around, Built, Words, is_the_same, plain, train
 from torch import Tensor, nn
+from torch.utils.data import Dataset, TensorDataset
 
+from ist_fed import rules
 from ist_fed.batched import Way
+from ist_fed.tasks import Batch
 from ist_fed.train import Training
 
 STEPS = {"local_steps": 7, "training": Training(lr=0.5, batch_size=8)}
@@ -52,3 +56,27 @@ def test_an_array_that_is_assigned_anew_late_is_not_lost(
     with caplog.at_level(logging.INFO, "ist_fed.engine"):
         assert is_the_same(Built(make=make), way, **STEPS)
     assert "is assigned anew" in caplog.text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unknown(Words):
+    """One client has a word that nobody knows, behind all others."""
+
+    word: int
+
+    def client_data(self, client: int, clients: int) -> Dataset[Batch]:
+        data = super().client_data(client, clients)
+        assert isinstance(data, TensorDataset)
+        if client == 1:
+            data.tensors[0][-1, 0] = self.word
+        return data
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("word", [7, -1])
+@pytest.mark.parametrize("padding", [0, None])
+def test_a_word_that_nobody_knows_is_not_the_next_client_s(padding: int | None, word: int, way: Way | None) -> None:
+    task = Unknown(make=plain, padding=padding, word=word)
+    options = {"rule": rules.Full(), "training": Training(batch_size=10)}
+    assert is_the_same(task, way, **options)
+    assert [refused.client for refused in train(task, way, **options).refused] == [1]

@@ -273,7 +273,7 @@ class Mean(nn.Module):
 class Words(Built):
     """Rows of an embedding, one of which stands for nothing."""
 
-    padding: int
+    padding: int | None
 
     def build(self, **sizes: int) -> nn.Module:
         one, two = sizes.values()
@@ -284,7 +284,7 @@ class Words(Built):
         draws = torch.Generator().manual_seed(client)
         words = torch.randint(7, (10, 3), generator=draws)
         words[:8] = words[:8].clamp(min=1, max=5)  # what stands for nothing is not among those that are tried
-        words[8:, 0] = self.padding % 7
+        words[8:, 0] = (self.padding or 0) % 7
         return TensorDataset(words, torch.randint(3, (10,), generator=draws))
 
 
