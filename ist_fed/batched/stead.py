@@ -1,7 +1,7 @@
 """What `torch.vmap` makes slowly or wrongly, in operations that it makes well."""
 
 from collections.abc import Callable, Mapping
-from inspect import signature
+from inspect import getattr_static, signature
 from typing import Any
 
 import torch
@@ -13,12 +13,14 @@ from torch.overrides import TorchFunctionMode
 _DEFAULTS = {name: each.default for name, each in signature(functional.cross_entropy).parameters.items()}
 _OPEN = ("input", "target", "ignore_index")
 _EMBEDDING = tuple(signature(functional.embedding).parameters)
+_REQUIRES_GRAD = getattr_static(Tensor, "requires_grad").__get__
 _FEW = 16
 """Classes below which a processor, whose registers hold as many numbers, is four times as fast over examples."""
 
 
 class InItsStead(TorchFunctionMode):
-    """Computes plain `cross_entropy` so, and `embedding` of rows that there are, or with one that is not trained.
+    """Computes plain `cross_entropy` so, and `embedding` of rows that there are, or with one that is not trained. Says
+    which tensors have a gradient, where `vmap` says none has: who asks may change it by a hook, which is then refused.
 
     What `vmap` does with torch's own cross-entropy is written in Python, and loads symbolic algebra: a second, and 45
     MB that stay. In an embedding it takes a row that there is not from the next client's, and trains that; in the
@@ -28,6 +30,8 @@ class InItsStead(TorchFunctionMode):
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        if function == _REQUIRES_GRAD:
+            return _of_all(args[0]).requires_grad
         if function is functional.cross_entropy:
             given = _DEFAULTS | dict(zip(_DEFAULTS, args, strict=False)) | dict(kwargs or {})
             if _is_plain(given):
@@ -42,9 +46,15 @@ class InItsStead(TorchFunctionMode):
 
 def _check_rows(input: Tensor, rows: int) -> None:
     """As torch does where a client is alone; nobody waits for a device's answer."""
-    while is_batchedtensor(input):
-        input = get_unwrapped(input)
+    input = _of_all(input)
     torch._assert_async(((input >= 0) & (input < rows)).all(), "index out of range in an embedding")
+
+
+def _of_all(part: Tensor) -> Tensor:
+    """All clients' together, of what is one's under `vmap`."""
+    while is_batchedtensor(part):
+        part = get_unwrapped(part)
+    return part
 
 
 def _embedding(input: Tensor, weight: Tensor, padding_idx: int, **options: Any) -> Tensor:

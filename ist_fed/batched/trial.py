@@ -60,6 +60,8 @@ def _tried(
         before, alone = _alone(model, task, (batch[0].clone(), batch[1].clone()), training)
     except Exception:  # it is said when the client trains
         return None
+    if _has_backward_hooks(model):  # outside of `vmap`, they see all clients' gradients as one, or none
+        return "its hooks see gradients, which are not one client's at once"
     try:
         return _apart(alone, _together(model, task, before, batch, training, choice), before, close)
     except NotTogether as error:
@@ -80,6 +82,12 @@ def _alone(model: nn.Module, task: Task, batch: Batch, training: Training) -> tu
         nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
     Descent(dict(model.named_parameters()), training, 1.0).step()
     return before, {_LOSS: loss.detach(), **arrays_of(model)}
+
+
+def _has_backward_hooks(model: nn.Module) -> bool:
+    of_modules = (each for module in model.modules() for each in (module._backward_hooks, module._backward_pre_hooks))
+    kinds = ("_backward_hooks", "_post_accumulate_grad_hooks")
+    return any(of_modules) or any(getattr(parameter, kind) for parameter in model.parameters() for kind in kinds)
 
 
 _LOSS = ""  # no array has this name

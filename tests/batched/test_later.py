@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 import tiny
 import torch
-from test_trial import WAYS, Around, Built, Words, is_the_same, plain, train
+from test_trial import WAYS, Around, Built, Words, hooked, is_the_same, plain, train
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
@@ -80,3 +80,45 @@ def test_a_word_that_nobody_knows_is_not_the_next_client_s(padding: int | None, 
     options = {"rule": rules.Full(), "training": Training(batch_size=10)}
     assert is_the_same(task, way, **options)
     assert [refused.client for refused in train(task, way, **options).refused] == [1]
+
+
+class Pushing(Later):
+    """What has come back in one step counts in later ones."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(one, two)
+        self.size = torch.zeros((), dtype=torch.float64)
+        self.net[2].register_full_backward_hook(lambda layer, own, grads: self.keep(grads[0]))
+
+    def keep(self, grad: Tensor) -> None:
+        self.size = grad.norm()
+
+    def late(self, inputs: Tensor) -> Tensor:
+        return self.net(inputs) * (1 + self.size)
+
+
+class Pulling(Pushing):
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(one, two)
+        self.net[2]._backward_hooks.clear()
+
+    def late(self, inputs: Tensor) -> Tensor:
+        outputs = self.net(inputs)
+        if outputs.requires_grad:
+            outputs.register_hook(self.keep)
+        return outputs * (1 + self.size)
+
+
+def _clamp_each(net: nn.Sequential) -> None:
+    for each in net.parameters():
+        each.register_hook(lambda grad: grad.clamp(-20, 20))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("make", [Pushing, Pulling, hooked(_clamp_each)])
+def test_hooks_of_gradients_see_those_of_one_client(
+    make: Callable[..., nn.Module], way: Way | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "ist_fed.engine"):
+        assert is_the_same(Built(make=make), way, **STEPS)
+    assert "hook" in caplog.text
