@@ -122,3 +122,61 @@ def test_hooks_of_gradients_see_those_of_one_client(
     with caplog.at_level(logging.INFO, "ist_fed.engine"):
         assert is_the_same(Built(make=make), way, **STEPS)
     assert "hook" in caplog.text
+
+
+class Adding(Later):
+    def late(self, inputs: Tensor) -> Tensor:
+        return self.net(inputs) * (1 + 0.1 * sum(each.square().sum() for each in self.parameters()))
+
+
+class Skipping(Later):
+    """Reads the examples once more."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(one, two)
+        self.more = nn.Linear(tiny.INPUTS, tiny.CLASSES)
+
+    def late(self, inputs: Tensor) -> Tensor:
+        return self.net(inputs) + self.more(inputs)
+
+
+class Remembering(Later):
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(one, two)
+        self.seen = [torch.zeros(())]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs, seen = super().forward(inputs), self.seen[0]
+        self.seen[0] = outputs.detach()
+        return outputs + seen.mean(0) if self.steps > 4 else outputs
+
+    def late(self, inputs: Tensor) -> Tensor:
+        return self.net(inputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Few(Built):
+    examples: int = 8  # fewer than inputs, so that the first layer may be written in terms of them
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("make", [Adding, Skipping, Remembering])
+def test_a_network_that_counts_its_steps_may_do_else_in_later_ones(
+    make: Callable[..., nn.Module], way: Way | None
+) -> None:
+    assert is_the_same(Few(make=make), way, **STEPS)
+
+
+def _hinge(model: nn.Module) -> Tensor:
+    return torch.relu(sum(each.square().sum() for each in model.parameters()) - 20)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_penalty_that_is_zero_at_first_counts_later(way: Way | None) -> None:
+    assert is_the_same(Few(make=plain, penalty=_hinge), way, **STEPS)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_hook_that_changes_nothing_at_first_counts_later(way: Way | None) -> None:
+    bound = hooked(lambda net: net[2].register_forward_hook(lambda layer, inputs, outputs: outputs.clamp(-3, 3)))
+    assert is_the_same(Few(make=bound), way, **STEPS)
