@@ -1,6 +1,5 @@
 """The examples of many clients, once on a device, and their batches as one gather."""
 
-import random
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,17 +8,38 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from ist_fed.arrays import is_finite
+from ist_fed.batched.draws import Draws
 from ist_fed.batched.indata import Examples
 from ist_fed.batches import fetch, first_batches, length
 from ist_fed.flat import in_one_run
 from ist_fed.seeds import generators
 from ist_fed.tasks.task import Batch
 
+_AGAIN = 8
+"""Examples that are read twice: one alone may by chance be drawn the same both times."""
 
-def _draws() -> tuple[object, ...]:
-    """How far the generators are that a dataset may draw from without one of its own."""
-    _, words, at, *_ = np.random.get_state()
-    return torch.get_rng_state().numpy().tobytes(), np.asarray(words).tobytes(), at, random.getstate()
+
+def _read(data: Dataset[Batch], examples: int, device: torch.device) -> Batch:
+    """All examples; nothing has been drawn by it if they turn out to be random.
+
+    Raises:
+        ValueError: they are drawn anew whenever they are asked for.
+    """
+    draws = Draws(data)
+    part = fetch(data, np.arange(examples), device)
+    random = draws.moved()
+    if not random:  # from no generator that is known, at least
+        again = fetch(data, np.arange(min(examples, _AGAIN)), device)
+        random = not all(map(_is_alike, part, again))
+    if random:
+        draws.undo()
+        raise ValueError("its examples are drawn at random whenever they are asked for")
+    return part
+
+
+def _is_alike(part: Tensor, again: Tensor) -> bool:
+    first = part[: len(again)]
+    return first.shape == again.shape and bool(((first == again) | (first.isnan() & again.isnan())).all())
 
 
 class Pool:
@@ -52,10 +72,7 @@ class Pool:
         if type(data) is TensorDataset:
             part = tuple(tensor.to(self._device) for tensor in data.tensors)
         elif examples:
-            before = _draws()
-            part = fetch(data, np.arange(examples), self._device)
-            if _draws() != before:
-                raise ValueError("its examples are drawn at random whenever they are asked for")
+            part = _read(data, examples, self._device)
         else:
             part = ()
         if examples and len(part) != 2:
