@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from ist_fed.arrays import Arrays, arrays_of
 from ist_fed.batched.choose import Choice
 from ist_fed.batched.descent import Descent
+from ist_fed.batched.draws import Draws
 from ist_fed.batched.indata import Examples
+from ist_fed.batched.kept import is_same, kept_by_task
 from ist_fed.batched.together import NotTogether, train_together
 from ist_fed.seeds import seeded
 from ist_fed.tasks.task import Batch, Task
@@ -57,9 +59,17 @@ def _tried(
     """As `differs`; None if one client alone cannot take the step."""
     try:
         model = task.build(**sizes).to(batch[0].device, kind).train()
+        with torch.no_grad():
+            for parameter in model.parameters():  # or nothing comes back through a head of zeros
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        kept, draws = kept_by_task(task), Draws(task, model)
         before, alone = _alone(model, task, (batch[0].clone(), batch[1].clone()), training)
     except Exception:  # it is said when the client trains
         return None
+    if not is_same(kept, kept_by_task(task)):
+        return "its loss counts on what it was called with before"
+    if draws.moved():
+        return "it draws at random, as dropout does"
     if _has_backward_hooks(model):  # outside of `vmap`, they see all clients' gradients as one, or none
         return "its hooks see gradients, which are not one client's at once"
     try:
@@ -72,9 +82,6 @@ def _tried(
 
 def _alone(model: nn.Module, task: Task, batch: Batch, training: Training) -> tuple[Arrays, Arrays]:
     """The arrays before a step of one client and after it, and its loss."""
-    with torch.no_grad():
-        for parameter in model.parameters():  # or nothing comes back through a head of zeros
-            parameter.add_(0.1 * torch.randn_like(parameter))
     before = {name: array.clone() for name, array in arrays_of(model).items()}
     loss = task.loss(model, batch)
     loss.backward()  # type: ignore[no-untyped-call]

@@ -14,6 +14,7 @@ import torch
 from ist_fed import wire
 from ist_fed.arrays import Arrays, arrays_of
 from ist_fed.batched import Choice, Job, NotTogether, Pool, Way, Ways, Workspace, train_together
+from ist_fed.batched.kept import to_try
 from ist_fed.batched.widened import is_near, narrowed, shapes_of, stays_zero, widened
 from ist_fed.cohort import Assignment, Outcome
 from ist_fed.device import pick_device, tf32_products
@@ -136,7 +137,7 @@ class LocalGrid(InProcessGrid):
         if not is_near(narrow, sizes):
             return False
         if (job, wide) not in self._joins:
-            self._joins[job, wide] = stays_zero(self._task, narrow, sizes, self._pool.one(node, job.batch))
+            self._joins[job, wide] = stays_zero(to_try(self._task), narrow, sizes, self._pool.one(node, job.batch))
         return self._joins[job, wide]
 
     def _examples(self, node: int) -> int:

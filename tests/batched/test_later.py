@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from ist_fed import rules
 from ist_fed.batched import Way
-from ist_fed.tasks import Batch
+from ist_fed.tasks import Batch, Task
 from ist_fed.train import Training
 
 STEPS = {"local_steps": 7, "training": Training(lr=0.5, batch_size=8)}
@@ -245,3 +246,61 @@ def test_where_nobody_sees_the_generator_some_examples_are_read_twice(caplog: py
         train(Flipped(make=plain, flips=_unseen), None, rule=rules.Full())
     assert "drawn at random" in caplog.text
     assert "at once" not in caplog.text
+
+
+class Annealed(tiny.Tiny):
+    """Its loss grows after so many calls."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        object.__setattr__(self, "calls", 0)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        object.__setattr__(self, "calls", self.calls + 1)
+        return super().loss(model, batch) * (1 + (self.calls > 20))
+
+
+class Running(tiny.Tiny):
+    """Its loss is a module that keeps a mean."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        object.__setattr__(self, "criterion", nn.CrossEntropyLoss())
+        self.criterion.register_buffer("mean", torch.ones(()))
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        loss: Tensor = self.criterion(model(batch[0]), batch[1])
+        with torch.no_grad():
+            self.criterion.mean = 0.9 * self.criterion.mean + 0.1 * loss.detach()
+        return loss / self.criterion.mean.clamp(min=1)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("make", [Annealed, Running])
+def test_a_loss_that_counts_its_calls_counts_every_client_s(
+    make: Callable[..., Task], way: Way | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "ist_fed.engine"):
+        alone, other = (train(make(norm="layer"), one, **STEPS).arrays for one in ("one by one", way))
+    assert tiny.same(alone, other)
+    assert "one by one: its loss counts on what it was called with before" in caplog.text
+
+
+class Deep(Around):
+    """Doubles what it makes now and then."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.net(inputs) * (2 if np.random.rand() < 0.1 else 1)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_network_that_draws_without_torch_draws_for_each_client(
+    way: Way | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "ist_fed.engine"):
+        made = list[dict[str, Tensor]]()
+        for one in ("one by one", way):
+            np.random.seed(1)
+            made.append(train(Built(make=Deep), one).arrays)
+    assert tiny.same(*made)
+    assert "one by one: it draws at random" in caplog.text
