@@ -23,8 +23,8 @@ class InItsStead(TorchFunctionMode):
     which tensors have a gradient, where `vmap` says none has: who asks may change it by a hook, which is then refused.
 
     What `vmap` does with torch's own cross-entropy is written in Python, and loads symbolic algebra: a second, and 45
-    MB that stay. In an embedding it takes a row that there is not from the next client's, and trains that; in the
-    backward pass it forgets `padding_idx`.
+    MB that stay. In an embedding it takes a row that there is not from the next client's, and trains that, and of a
+    class that there is not it makes zeros; in an embedding's backward pass it forgets `padding_idx`.
     """
 
     def __torch_function__(
@@ -36,6 +36,8 @@ class InItsStead(TorchFunctionMode):
             given = _DEFAULTS | dict(zip(_DEFAULTS, args, strict=False)) | dict(kwargs or {})
             if _is_plain(given):
                 return _cross_entropy(*(given[name] for name in _OPEN))
+        if function is functional.one_hot:
+            _check_rows(*_one_hot(*args, **(kwargs or {})))
         if function is functional.embedding:
             given = dict(zip(_EMBEDDING, args, strict=False)) | dict(kwargs or {})
             _check_rows(given["input"], len(given["weight"]))
@@ -47,7 +49,11 @@ class InItsStead(TorchFunctionMode):
 def _check_rows(input: Tensor, rows: int) -> None:
     """As torch does where a client is alone; nobody waits for a device's answer."""
     input = _of_all(input)
-    torch._assert_async(((input >= 0) & (input < rows)).all(), "index out of range in an embedding")
+    torch._assert_async(((input >= 0) & (input < rows)).all(), "index out of range")
+
+
+def _one_hot(input: Tensor, num_classes: int = -1) -> tuple[Tensor, int]:
+    return input, num_classes if num_classes >= 0 else 1 << 62  # none means as many as it takes
 
 
 def _of_all(part: Tensor) -> Tensor:

@@ -85,6 +85,29 @@ def test_a_word_that_nobody_knows_is_not_the_next_client_s(padding: int | None, 
     assert [refused.client for refused in train(task, way, **options).refused] == [1]
 
 
+class Codes(nn.Module):
+    def forward(self, words: Tensor) -> Tensor:
+        return nn.functional.one_hot(words, num_classes=7).double().mean(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coded(Unknown):
+    def build(self, **sizes: int) -> nn.Module:
+        one, two = sizes.values()
+        return nn.Sequential(
+            Codes(), nn.Linear(7, one), nn.ReLU(), nn.Linear(one, two), nn.ReLU(), nn.Linear(two, 3)
+        ).double()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("word", [7, -1])
+def test_a_class_that_there_is_not_is_an_error(word: int, way: Way | None) -> None:
+    task = Coded(make=plain, padding=None, word=word)
+    options = {"rule": rules.Full(), "training": Training(batch_size=10)}
+    assert is_the_same(task, way, **options)
+    assert [refused.client for refused in train(task, way, **options).refused] == [1]
+
+
 class Pushing(Later):
     """What has come back in one step counts in later ones."""
 
