@@ -177,9 +177,10 @@ def _clip(weighed: list[Tensor], layers: list[Layer], most: float) -> None:
     squares = [grad.reshape(len(grad), -1).square().sum(1) for grad in grads]
     squares += [layer.square_norms().clamp(min=0) for layer in layers]  # rounding may make it less
     factor = (most / (torch.stack(squares).sum(0).sqrt() + 1e-6)).clamp(max=1.0)
-    for grad in grads:
-        grad.mul_(factor.view(-1, *[1] * (grad.ndim - 1)))
-    for layer in layers:  # not in place: layers whose outputs are added up are given one gradient
+    for array in weighed:  # not in place: what is added up is given one gradient
+        if (grad := array.grad) is not None:
+            array.grad = grad * factor.view(-1, *[1] * (grad.ndim - 1))
+    for layer in layers:
         ((_, of_rows),) = layer.last
         of_rows[0] = of_rows[0] * factor[:, None, None]
 

@@ -327,3 +327,21 @@ def test_a_network_that_draws_without_torch_draws_for_each_client(
             made.append(train(Built(make=Deep), one).arrays)
     assert tiny.same(*made)
     assert "one by one: it draws at random" in caplog.text
+
+
+class Shifted(Around):
+    """Adds weights of its own to what a layer makes: of one example, all have one gradient."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(one, two)
+        self.shift, self.more = nn.Parameter(torch.zeros(two)), nn.Parameter(torch.zeros(two))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.net[3:](self.net[:3](inputs) + self.shift + self.more)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("norm", [3.0, 5.0])
+def test_what_has_one_gradient_is_clipped_once(norm: float, way: Way | None) -> None:
+    training = Training(batch_size=1, clip_norm=norm)
+    assert is_the_same(Built(make=Shifted), way, training=training, local_steps=20)
