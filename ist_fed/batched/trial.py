@@ -28,7 +28,7 @@ products is 10 MB that a simulation needs for nothing else."""
 
 
 def differs(task: Task, sizes: Mapping[str, int], batch: Batch, training: Training, choice: Choice) -> str:
-    """What two clients at once make otherwise than one alone, in words; empty if nothing, or if it cannot be tried.
+    """What two clients at once make otherwise than one alone, in words; empty if nothing.
 
     Args:
         task: gives factory and loss.
@@ -44,7 +44,7 @@ def differs(task: Task, sizes: Mapping[str, int], batch: Batch, training: Traini
         found = found if tried is None else tried
         if found == "" or (tried and kind == torch.float64):
             break
-    return found or ""
+    return "one alone cannot take a step" if found is None else found
 
 
 def _tried(

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from ist_fed import rules
 from ist_fed.batched import Way
+from ist_fed.errors import RoundError
 from ist_fed.tasks import Batch, Task
 from ist_fed.train import Training
 
@@ -345,3 +346,18 @@ class Shifted(Around):
 def test_what_has_one_gradient_is_clipped_once(norm: float, way: Way | None) -> None:
     training = Training(batch_size=1, clip_norm=norm)
     assert is_the_same(Built(make=Shifted), way, training=training, local_steps=20)
+
+
+class Overwritten(Around):
+    """Changes what a layer was given, which torch refuses of a client alone."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        given = self.net[0](inputs)
+        outputs = self.net[2](given)
+        return self.net[4](outputs) + given.mul_(2).mean()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_one_alone_cannot_do_is_not_done_at_once(way: Way | None) -> None:
+    with pytest.raises(RoundError, match="modified by an inplace operation"):
+        train(Built(make=Overwritten), way)
