@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from ist_fed.errors import AxesError, IstFedError, out_of_memory, raised
+from ist_fed.errors import AxesError, out_of_memory, raised
 
 Build = Callable[..., nn.Module]
 """A model factory, a function of its sizes: `build(**sizes) -> nn.Module`."""
@@ -94,7 +94,7 @@ def build_module(build: Build, sizes: Mapping[str, int]) -> nn.Module:
     try:
         module = build(**sizes)
     except Exception as error:
-        if isinstance(error, IstFedError) or out_of_memory(error):
+        if out_of_memory(error):
             raise
         _check_names(build, sizes)
         raise AxesError(
