@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
-from types import FunctionType, MethodType
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -78,7 +78,8 @@ def _parts(one: object) -> list[object]:
     if isinstance(one, MethodType):
         return [one.__self__, one.__func__]
     if isinstance(one, FunctionType):
-        return [*(cell.cell_contents for cell in one.__closure__ or ()), *(one.__defaults__ or ())]
+        filled = (cell for cell in one.__closure__ or () if cell != CellType())  # others are of names not yet bound
+        return [*(cell.cell_contents for cell in filled), *(one.__defaults__ or ())]
     if isinstance(one, partial):
         return [one.func, *one.args, *one.keywords.values()]
     return [*getattr(one, "__dict__", {}).values()]
