@@ -145,12 +145,20 @@ def asking(asked: str) -> Iterator[None]:
         ) from error
 
 
+def words(error: BaseException) -> str:
+    """Of what kind an error is, and what it says, unless that fails, too."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
+
+
 def raised(error: BaseException) -> str:
     """What a user's code raised, and in which line of it, as far as that is known.
 
     A file has its name only: a server may be told, and need not know where things lie on a client.
     """
-    said = f"{type(error).__name__}: {error}".partition("\n")[0].removesuffix(": ")
+    said = words(error).partition("\n")[0].removesuffix(": ")
     known = {"ist_fed", "torch", *sys.stdlib_module_names}
     places = [
         (str(frame.f_globals.get("__name__")).partition(".")[0], frame.f_code.co_filename, line)

@@ -21,7 +21,7 @@ from ist_fed.batches import length
 from ist_fed.capacity import largest_depth, largest_share
 from ist_fed.cost import cost
 from ist_fed.device import format_bytes, free_memory, return_freed_memory
-from ist_fed.errors import IstFedError, SecureError, TaskError, TrainingError, WireError
+from ist_fed.errors import IstFedError, SecureError, TaskError, TrainingError, WireError, words
 from ist_fed.evaluate import network
 from ist_fed.flat import Flat
 from ist_fed.optimizer_state import no_state, split_state, trainable
@@ -293,7 +293,7 @@ def reason_of(error: Exception, client: int, told: set[str]) -> str:
     if (where := "".join(format_tb(error.__traceback__))) not in told:
         told.add(where)
         logger.log(logging.DEBUG if known else logging.ERROR, "client %d could not train", client, exc_info=error)
-    return str(error) if known else f"{type(error).__name__}: {error}"
+    return str(error) if known else words(error)
 
 
 def _training_of(fields: dict[str, Any]) -> Training:

@@ -32,6 +32,11 @@ def test_what_is_no_mistake_of_the_task_stays_what_it_is(error: BaseException) -
     assert caught.value is error
 
 
+class Wordless(Exception):
+    def __str__(self) -> str:
+        return "at " + 3  # type: ignore[operator]
+
+
 def test_of_a_long_error_the_first_line_and_the_users_own_line_are_said() -> None:
     def forward() -> torch.Tensor:
         return torch.nn.Linear(2, 3)(torch.ones(1, 5))
@@ -43,4 +48,5 @@ def test_of_a_long_error_the_first_line_and_the_users_own_line_are_said() -> Non
     )
     assert raised(ValueError("one\ntwo")) == "ValueError: one"
     assert raised(AssertionError()) == "AssertionError"
+    assert raised(Wordless()) == "Wordless"
     assert issubclass(TaskError, IstFedError)

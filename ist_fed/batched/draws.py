@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from types import CellType, FunctionType, MethodType
@@ -61,10 +62,11 @@ def _generators(left: list[object]) -> Iterator[object]:
         one = left.pop(0)
         if id(one) not in seen:
             seen[id(one)] = one
-            if isinstance(one, _KINDS):
-                yield one
-            else:
-                left += _parts(one)[: _MOST - len(left)]
+            with suppress(Exception):  # what cannot be looked into, or has no state, is let be
+                if not isinstance(one, _KINDS):
+                    left += _parts(one)[: _MOST - len(left)]
+                elif _state(one) is not None:
+                    yield one
 
 
 def _parts(one: object) -> list[object]:

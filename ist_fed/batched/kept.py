@@ -3,15 +3,17 @@
 from collections.abc import Iterator
 from copy import copy, deepcopy
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ist_fed.tasks.task import Task
 
 _TORCHS_OWN = vars(nn.Module()).keys() - {"training"}
 _PLAIN = (bool, int, float, str, bytes, torch.Size, torch.dtype, torch.device)
 _MANY = 64
+_LARGE = 1 << 20
 
 Held = tuple[object, int]
 """Something, and how often it has been written to, if it is a tensor."""
@@ -25,10 +27,7 @@ def kept_by(network: nn.Module) -> list[Held]:
 def kept_by_task(task: object) -> list[Held]:
     """What a task holds, and the modules among it, such as a loss with a running mean."""
     values = [task] if isinstance(task, nn.Module) else getattr(task, "__dict__", {}).values()
-    few = (
-        value for value in values if not (isinstance(value, list | tuple | dict | set) and len(value) > _MANY)
-    )  # others are data
-    own = tree_leaves([*few])
+    own = tree_leaves([value for value in values if not _is_data(value)])
     found = list(map(_held, own))
     for network in own:
         if isinstance(network, nn.Module):
@@ -38,16 +37,33 @@ def kept_by_task(task: object) -> list[Held]:
 
 def to_try(task: Task) -> Task:
     """A copy of a task to look at: what its loss keeps is not to know of it."""
+    if hasattr(type(task), "__del__"):  # a copy would give back what the task still needs
+        return task
     try:
         if isinstance(task, nn.Module):
             return deepcopy(task)
         made = copy(task)
         for name, value in getattr(task, "__dict__", {}).items():
-            if isinstance(value, nn.Module):
-                made.__dict__[name] = deepcopy(value)
+            if not _is_data(value):
+                made.__dict__[name] = tree_map(_copied, value)
         return made
     except Exception:  # not everything can be copied
         return task
+
+
+def _is_data(value: object) -> bool:
+    """Whether a task holds something to learn from, most likely, and not what it keeps account by."""
+    if isinstance(value, Tensor | np.ndarray):
+        return (value.numel() if isinstance(value, Tensor) else value.size) > _LARGE
+    return isinstance(value, list | tuple | dict | set) and len(value) > _MANY
+
+
+def _copied(value: object) -> object:
+    if isinstance(value, nn.Module):
+        return deepcopy(value)
+    if isinstance(value, Tensor):
+        return deepcopy(value) if value.is_leaf else value.detach().clone()
+    return copy(value) if isinstance(value, set | np.ndarray) else value
 
 
 def is_same(before: list[Held], after: list[Held]) -> bool:

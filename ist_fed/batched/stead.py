@@ -38,6 +38,9 @@ class InItsStead(TorchFunctionMode):
                 return _cross_entropy(*(given[name] for name in _OPEN))
         if function is functional.one_hot:
             _check_rows(*_one_hot(*args, **(kwargs or {})))
+        if function is torch.embedding:
+            given = dict(zip(("weight", "indices"), args, strict=False)) | dict(kwargs or {})
+            _check_rows(given["indices"], len(given["weight"]))
         if function is functional.embedding:
             given = dict(zip(_EMBEDDING, args, strict=False)) | dict(kwargs or {})
             _check_rows(given["input"], len(given["weight"]))

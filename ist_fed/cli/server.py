@@ -18,7 +18,7 @@ from ist_fed.engines.flower import tail
 from ist_fed.engines.logs import NAMES
 from ist_fed.engines.server import Server
 from ist_fed.engines.site import Site
-from ist_fed.errors import EngineError, ScenarioError
+from ist_fed.errors import EngineError, RunError, ScenarioError
 from ist_fed.federation import Line
 from ist_fed.pki import Federation
 from ist_fed.progress import progress
@@ -215,7 +215,10 @@ def _waiting(job: jobs.Job) -> str:
     """What a job that is done now waits for; empty if for nothing."""
     if job.state != "running" or not (job.run / "scenario.toml").exists():
         return ""
-    said = progress(Run.open(job.run))
+    try:
+        said = progress(Run.open(job.run))
+    except RunError:  # the server says it, when it is this job's turn
+        return ""
     return said.waiting if said and said.alive else ""
 
 

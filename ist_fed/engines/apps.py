@@ -57,7 +57,7 @@ class Apps:
     def __init__(self, folder: Path, allow: Sequence[str] = ()) -> None:
         self._folder, self._list = folder, folder / "allowed-apps.json"
         try:
-            self._allowed: set[str] = set(json.loads(self._list.read_text())) if self._list.exists() else set()
+            self._allowed = _texts(json.loads(self._list.read_bytes())) if self._list.exists() else set()
         except (ValueError, TypeError) as error:
             raise EngineError(
                 f"the apps that were allowed stand as a JSON list in '{self._list}', but that cannot be read: {error}; "
@@ -79,3 +79,9 @@ class Apps:
             raise FleetRefused("the app that the server sent is not the one that was allowed; nothing of it was run")
         path = install_from_fab(content, self._folder / "apps", skip_prompt=True)
         return get_load_client_app_fn("", str(path), True)(run.fab_id, run.fab_version, run.fab_hash)
+
+
+def _texts(read: object) -> set[str]:
+    if not (isinstance(read, list) and all(isinstance(each, str) for each in read)):
+        raise ValueError("it is another value")
+    return set(read)

@@ -80,7 +80,7 @@ def jobs(home: Path) -> list[Job]:
     """Every job, in the order in which they were asked for."""
     found = []
     for path in sorted((home / "jobs").glob("*.json")):
-        if re.fullmatch(r"\d+", path.stem) and (text := path.read_text()):
+        if re.fullmatch(r"\d+", path.stem) and (text := path.read_bytes()):
             try:
                 about = json.loads(text)
                 found.append(Job(int(path.stem), Path(about["run"]), about["state"], about["reason"]))

@@ -1,9 +1,11 @@
 """Datasets that draw their examples from a generator, and where generators are found."""
 
 import logging
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,6 +79,21 @@ def test_where_nobody_sees_the_generator_some_examples_are_read_twice(caplog: py
         train(Flipped(make=plain, flips=_unseen), None, rule=rules.Full())
     assert "drawn at random" in caplog.text
     assert "at once" not in caplog.text
+
+
+class Closed:
+    @property
+    def __dict__(self) -> Any:
+        raise RuntimeError("nobody may look")
+
+
+@pytest.mark.parametrize("held", [random.SystemRandom(), Closed()], ids=["no state", "closed"])
+def test_what_has_no_state_or_cannot_be_looked_into_is_let_be(held: object) -> None:
+    other = random.Random(1)
+    draws = Draws([held, other])
+    assert not draws.moved()
+    other.random()
+    assert draws.moved()
 
 
 def test_a_function_that_names_what_is_not_bound_yet_is_looked_through() -> None:

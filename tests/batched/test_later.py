@@ -1,5 +1,6 @@
 """Networks and losses that are another's in a later step: one step does not show what they do."""
 
+import io
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -83,6 +84,29 @@ def test_a_word_that_nobody_knows_is_not_the_next_client_s(padding: int | None, 
     options = {"rule": rules.Full(), "training": Training(batch_size=10)}
     assert is_the_same(task, way, **options)
     assert [refused.client for refused in train(task, way, **options).refused] == [1]
+
+
+class Bare(nn.Embedding):
+    """Calls what torch's own calls."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.embedding(self.weight, inputs)
+
+
+class Barely(Unknown):
+    def build(self, **sizes: int) -> nn.Module:
+        made = super().build(**sizes)
+        assert isinstance(made, nn.Sequential)
+        made[0] = Bare(7, sizes["hidden1"]).double()
+        return made
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("word", [7, -1])
+def test_nor_is_it_where_torchs_own_function_is_called(word: int, way: Way | None) -> None:
+    options = {"rule": rules.Full(), "training": Training(batch_size=10)}
+    done = train(Barely(make=plain, padding=None, word=word), way, **options)
+    assert [refused.client for refused in done.refused] == [1]
 
 
 class Codes(nn.Module):
@@ -235,8 +259,43 @@ class Running(tiny.Tiny):
         return loss / self.criterion.mean.clamp(min=1)
 
 
+class Counting(tiny.Tiny):
+    """Its loss counts in a dictionary, a list, an array and a tensor of its own."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for name, kept in {"a": {"n": 0}, "b": [0], "c": np.zeros(1), "d": torch.zeros(1)}.items():
+            object.__setattr__(self, name, kept)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        self.a["n"] += 1
+        for kept in (self.b, self.c, self.d):
+            kept[0] += 1
+        return super().loss(model, batch) / (self.a["n"] + float(self.b[0] + self.c[0] + self.d[0]))
+
+
+class Holding(Annealed):
+    """It holds a file, as long as it lives."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        object.__setattr__(self, "file", io.BytesIO())
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        self.file.getvalue()
+        return tiny.Tiny.loss(self, model, batch)
+
+    def __del__(self) -> None:
+        self.file.close()
+
+
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("make", [Annealed, Running])
+def test_a_task_that_gives_back_what_it_holds_is_not_copied(way: Way | None) -> None:
+    assert not train(Holding(norm="layer"), way, **STEPS).refused
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("make", [Annealed, Running, Counting])
 def test_a_loss_that_counts_its_calls_counts_every_client_s(
     make: Callable[..., Task], way: Way | None, caplog: pytest.LogCaptureFixture
 ) -> None:

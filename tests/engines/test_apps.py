@@ -17,7 +17,7 @@ def test_what_was_allowed_is_remembered(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "allowed-apps.json").read_text()) == [HASH, "1" * 64]
 
 
-@pytest.mark.parametrize("text", ["{", "7", "[[]]"])
+@pytest.mark.parametrize("text", ["{", "7", "[[]]", "[1]", '{"a": 1}', '"abc"'])
 def test_what_was_allowed_and_cannot_be_read_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "allowed-apps.json").write_text(text)
     with pytest.raises(EngineError, match=r"allowed-apps.json', but that cannot be read: .*--allow-app"):

@@ -97,10 +97,10 @@ def test_a_server_whose_process_is_gone_cannot_be_stopped(tmp_path: Path, monkey
         ask_to_stop(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"run": 3, "state": "done", "reason": ""}'])
+@pytest.mark.parametrize("text", ["{", "\xff", "[]", "{}", '{"run": 3, "state": "done", "reason": ""}'])
 def test_a_job_that_cannot_be_read_is_named(text: str, tmp_path: Path) -> None:
     jobs.add(tmp_path, Path("a"))
-    (tmp_path / "jobs" / "0001.json").write_text(text)
+    (tmp_path / "jobs" / "0001.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(EngineError, match=r"0001.json' is not.*; remove it, and ask for its run again"):
         jobs.jobs(tmp_path)
 
