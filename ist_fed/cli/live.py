@@ -9,6 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ist_fed.cli.arguments import Format, print_json
 from ist_fed.cli.console import console
+from ist_fed.federation import Line
 from ist_fed.run import Run
 
 MB = 1e6
@@ -103,3 +104,37 @@ def print_summary(run: Run, output: Format) -> None:
     print(f"model   {numbers['model']}")
     print(f"report  ist-fed report {run.folder}")
     sys.stdout.flush()
+
+
+class Views:
+    """The live view of whichever run is in progress, as a context."""
+
+    def __init__(self, output: Format) -> None:
+        self._output = output
+        self._run: Run | None = None
+        self._live: Live | None = None
+
+    def __call__(self, run: Run, line: Line) -> None:
+        """Show one round; with the last one, the result."""
+        if self._run is None or self._run.folder != run.folder:
+            self.close()
+            self._run, self._live = run, Live(run, self._output, line["round"] - 1).__enter__()
+        if self._live is not None:
+            self._live.line(line)
+        if line["round"] == run.scenario.rounds:
+            self.close()
+            print_summary(run, self._output)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._live is not None:
+            self._live.__exit__(None, None, None)
+        self._run = self._live = None
+
+    def __enter__(self) -> "Views":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

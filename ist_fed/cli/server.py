@@ -3,14 +3,13 @@
 import logging
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any
 
 import typer
 
 from ist_fed.cli.arguments import Format, OutputFormat, Settings, print_json
 from ist_fed.cli.console import console
-from ist_fed.cli.live import Live, print_summary
+from ist_fed.cli.live import Views
 from ist_fed.cli.scenarios import find_scenario
 from ist_fed.engines import jobs
 from ist_fed.engines import site as engine
@@ -19,7 +18,6 @@ from ist_fed.engines.logs import NAMES
 from ist_fed.engines.server import Server
 from ist_fed.engines.site import Site
 from ist_fed.errors import EngineError, RunError, ScenarioError
-from ist_fed.federation import Line
 from ist_fed.pki import Federation
 from ist_fed.progress import progress
 from ist_fed.run import Run
@@ -114,7 +112,8 @@ def status(federation: FederationFolder = DEFAULT_FOLDER, output: OutputFormat =
         raise typer.Exit(0 if said else _NOT_RUNNING)
     print(f"running as process {said['process']}, clients come to {said['fleet']}" if said else "not running")
     for job in known:
-        rounds = len(Run.open(job.run).metrics()) if (job.run / "scenario.toml").exists() else 0
+        run = _opened(job)
+        rounds = len(run.metrics()) if run else 0
         why = f"  {job.reason}; {_mended(job.run)}" if job.reason else f"  {_waiting(job)}".rstrip()
         print(f"job {job.number}  {job.state:8} {rounds:4} rounds  {job.run}{why}")
     raise typer.Exit(0 if said else _NOT_RUNNING)
@@ -158,40 +157,6 @@ def stop(federation: FederationFolder = DEFAULT_FOLDER) -> None:
             time.sleep(0.2)
 
 
-class Views:
-    """The live view of whichever run is in progress, as a context."""
-
-    def __init__(self, output: Format) -> None:
-        self._output = output
-        self._run: Run | None = None
-        self._live: Live | None = None
-
-    def __call__(self, run: Run, line: Line) -> None:
-        """Show one round; with the last one, the result."""
-        if self._run is None or self._run.folder != run.folder:
-            self.close()
-            self._run, self._live = run, Live(run, self._output, line["round"] - 1).__enter__()
-        if self._live is not None:
-            self._live.line(line)
-        if line["round"] == run.scenario.rounds:
-            self.close()
-            print_summary(run, self._output)
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-        if self._live is not None:
-            self._live.__exit__(None, None, None)
-        self._run = self._live = None
-
-    def __enter__(self) -> "Views":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
 def _watch(home: Path, job: jobs.Job, run: Run, views: Views) -> None:
     seen, told = len(run.metrics()), ""
     while True:
@@ -213,13 +178,17 @@ def _watch(home: Path, job: jobs.Job, run: Run, views: Views) -> None:
 
 def _waiting(job: jobs.Job) -> str:
     """What a job that is done now waits for; empty if for nothing."""
-    if job.state != "running" or not (job.run / "scenario.toml").exists():
-        return ""
-    try:
-        said = progress(Run.open(job.run))
-    except RunError:  # the server says it, when it is this job's turn
-        return ""
+    run = _opened(job) if job.state == "running" else None
+    said = progress(run) if run else None
     return said.waiting if said and said.alive else ""
+
+
+def _opened(job: jobs.Job) -> Run | None:
+    """A job's run; None if it cannot be read, which the server says when it is its turn."""
+    try:
+        return Run.open(job.run)
+    except RunError:
+        return None
 
 
 def _mended(run: Path) -> str:

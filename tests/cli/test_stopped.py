@@ -200,3 +200,16 @@ def test_the_status_of_a_server_says_how_a_run_that_failed_goes_on(ist_fed: Comm
     assert code == 3
     run = Path("runs/tiny").absolute()
     assert f"no power; once that is mended, `ist-fed server run --resume {run}` goes on with it" in out
+
+
+@pytest.mark.parametrize("output", ["text", "json"])
+def test_the_status_of_a_server_is_said_though_a_run_cannot_be_read(output: str, ist_fed: Command) -> None:  # noqa: F811
+    home = Path("federation", "superlink")
+    home.mkdir(parents=True)
+    (run := Path("runs", "torn")).mkdir(parents=True)
+    (run / "scenario.toml").write_text("[[")
+    jobs.mark(home, jobs.add(home, run), "running")
+    code, out, err = ist_fed("server", "status", "--format", output)
+    assert (code, err) == (3, "")
+    assert "running" in out
+    assert str(run) in out
