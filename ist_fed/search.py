@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import load_file
 
 from ist_fed.device import pick_device
-from ist_fed.errors import PrivacyError, RoundError, RuleError, ScenarioError, TaskError, TrainingError, nearest
+from ist_fed.errors import PrivacyError, RoundError, RuleError, ScenarioError, TaskError, TrainingError, asking, nearest
 from ist_fed.evaluate import evaluate, network
 from ist_fed.run import Run
 from ist_fed.scenario import Scenario, every_key, parse_scenario
@@ -196,11 +196,12 @@ def held_out_score(run: Run) -> float:
     """The metric of a finished run's network on the examples held for calibration, which no client and no test has.
 
     Raises:
-        TaskError: the task holds none.
+        TaskError: the task holds none, or fails at it.
         TrainingError: the metric there is no number to choose by.
     """
     task = load_task(run.scenario.task, run.scenario.options)
-    data = task.calibration_data()
+    with asking("calibration_data()"):
+        data = task.calibration_data()
     if data is None:
         raise TaskError(
             f"a search chooses by examples that are not the test's, but task '{run.scenario.task}' holds none; give "

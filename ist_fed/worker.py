@@ -16,11 +16,8 @@ from torch.utils.data import Dataset
 
 from ist_fed import wire
 from ist_fed.arrays import Arrays, arrays_of, build_on_meta, load_arrays
-from ist_fed.axes import blocks_of, infer
 from ist_fed.batches import length
-from ist_fed.capacity import largest_depth, largest_share
-from ist_fed.cost import cost
-from ist_fed.device import format_bytes, free_memory, return_freed_memory
+from ist_fed.budget import Budget
 from ist_fed.errors import IstFedError, SecureError, TaskError, TrainingError, WireError, words
 from ist_fed.evaluate import network
 from ist_fed.flat import Flat
@@ -42,8 +39,6 @@ _SECURE_ONLY = (
 _NOT_SECURE = (
     "a secure round is for clients with a signing key, but this one has none; start it with --signer NAME.sign.pem"
 )
-
-_KEPT = 256  # estimates of memory
 
 _Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
@@ -95,15 +90,13 @@ class Worker:
         self._task, self.data, self._device = task, data, torch.device(device)
         if guard is not None and amp is not None:
             raise TaskError(f"steps on private examples are in float32, but this client's amp is {amp}; leave it out")
-        self._amp, self._memory, self._guard = amp, memory, guard
-        if memory != 0 and self._device.type == "cpu":
-            return_freed_memory()
+        self._amp, self._guard = amp, guard
+        self._budget = Budget(task, data, memory, device=self._device, amp=amp, apart=guard is not None)
         self._secrecy = Secrecy(member, self._trained) if member else None
         self.link = 0.0
         self.ahead: Callable[[wire.Order], Arrays | None] | None = None
         self._step_seconds = 0.0
         self._told: set[str] = set()
-        self._needed: dict[object, int] = {}
         self._shapes: tuple[object, _Shapes] = (None, {})  # of the last order, which are mostly those of the next
         self._profile = wire.Profile(client=client, examples=length(data), capacity=float(capacity))
 
@@ -113,23 +106,13 @@ class Worker:
 
     def profile(self, question: wire.Question | None) -> wire.Profile:
         """The same where no message has to travel."""
-        memory, limit = self._allowance(), 1.0
-        if question is not None and self._memory != 0:
+        memory, limit = self._budget.allowance(), 1.0
+        if question is not None and self._budget.is_bound:
             with suppress(IstFedError):  # what is wrong is said when there is an order
-                training = _training_of(question.training)
-                limit = self._limit(question.sizes, training, memory)
+                limit = self._budget.limit(question.sizes, _training_of(question.training), memory)
         # How long its steps take, a secure client tells nobody: not even that they came to an end.
         seconds = 0.0 if self._secrecy else self._step_seconds
         return replace(self._profile, memory=memory, limit=limit, step_seconds=seconds, link=float(self.link))
-
-    def _limit(self, sizes: dict[str, int], training: Training, memory: int) -> float:
-        """The largest fraction of every axis that fits; of a network with blocks, of these."""
-        if self._estimate(sizes, training) <= memory:
-            return 1.0
-        blocks = blocks_of(infer(self._task.build, sizes, self._task.declared)) if 1 in sizes.values() else []
-        if blocks:
-            return largest_depth(sizes, blocks, lambda sizes: self._estimate(sizes, training), memory)
-        return largest_share(sizes, lambda sizes: self._estimate(sizes, training) <= memory)
 
     def train(self, message: Message) -> Message:
         """Train the subnet of an order; what goes wrong in training is said in the reply, in words."""
@@ -155,7 +138,7 @@ class Worker:
         """The subnet of an order, once it is known to be this task's, and small enough; see `opened`."""
         training = _training_of(order.training)
         self._check_arrays(order.sizes, order.arrays, training.carried)
-        self._check_memory(order.sizes, training)
+        self._budget.check(order.sizes, training, self._profile.client)
         return opened(self._task, order.sizes, order.arrays, training, self._device)
 
     def _train(self, model: nn.Module, state: dict[str, Tensor], order: wire.Order) -> tuple[float, float]:
@@ -228,42 +211,6 @@ class Worker:
                 f"in {len(differing)} arrays, first '{name}': {_described(sent.get(name))} was sent and "
                 f"{_described(own.get(name))} is built; give server and client the same task and [options]"
             )
-
-    def _check_memory(self, sizes: dict[str, int], training: Training) -> None:
-        """Before any memory is taken: is there enough?"""
-        if self._memory == 0 or not self._profile.examples:
-            return
-        try:
-            needed, allowed = self._estimate(sizes, training), self._allowance()
-        except TaskError as error:
-            if self._memory is not None:
-                raise
-            logger.warning(
-                "client %d trains without knowing how much memory that takes: %s", self._profile.client, error
-            )
-            return
-        if needed > allowed:
-            raise TrainingError(
-                f"training this subnet takes {format_bytes(needed)} of memory at its peak, but this client "
-                f"{'has only' if self._memory is None else 'may take only'} {format_bytes(allowed)}; raise its budget "
-                f"(--memory), lower batch_size, widen the federation to more clients and groups, or narrow the network"
-            )
-
-    def _allowance(self) -> int:
-        """Bytes that training may take now; 0 if there is no bound."""
-        return free_memory(self._device) if self._memory is None else self._memory
-
-    def _estimate(self, sizes: dict[str, int], training: Training) -> int:
-        """Bytes that training takes at its peak; answers are kept, for the next questions are mostly the same."""
-        asked = (tuple(sizes.items()), training)
-        if asked not in self._needed:
-            known = cost(self._task, sizes, training, data=self.data, device=self._device, amp=self._amp)
-            # A gradient of its own for each example of a batch, and what is made of it on the way.
-            apart = 2 * 4 * training.batch_size * known.parameters if self._guard else 0
-            if len(self._needed) >= _KEPT:
-                self._needed.clear()
-            self._needed[asked] = known.memory + apart
-        return self._needed[asked]
 
 
 def opened(

@@ -9,9 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from ist_fed.engines import ENGINES
-from ist_fed.errors import EngineError, Interrupted, IstFedError, RoundError, RunError, ScenarioError, TrainingError
+from ist_fed.errors import (
+    EngineError,
+    Interrupted,
+    IstFedError,
+    RoundError,
+    RunError,
+    ScenarioError,
+    TaskError,
+    TrainingError,
+)
 from ist_fed.run import Run
 from ist_fed.scenario import Scenario, parse_scenario
 from ist_fed.search import Search, Vary, default_space, held_out_score, parse_vary
@@ -138,6 +148,18 @@ def test_a_score_that_is_no_number_is_a_bad_place(tmp_path: Path) -> None:
         held_out_score(train(scenario, tmp_path / "run"))
     (found,) = Search(scenario, SPACE, tmp_path / "search").go_on(1, train)
     assert found.score is None
+
+
+def test_examples_that_cannot_be_had_are_the_tasks_own_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(self: Digits) -> Dataset[Batch]:
+        raise KeyError("held")
+
+    run = train(SCENARIO, tmp_path / "run")
+    monkeypatch.setattr(Digits, "calibration_data", lost)
+    with pytest.raises(
+        TaskError, match=r"calibration_data\(\) must not fail, but raised KeyError: 'held' \(test_search"
+    ):
+        held_out_score(run)
 
 
 def test_another_search_in_the_same_folder_is_refused(tmp_path: Path) -> None:

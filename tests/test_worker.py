@@ -164,10 +164,10 @@ class TestMemory:
         self, needed: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         made = worker(memory=None)
-        monkeypatch.setattr("ist_fed.worker.free_memory", lambda device: needed)
+        monkeypatch.setattr("ist_fed.budget.free_memory", lambda device: needed)
         assert answer(made).loss > 0
         assert profile_of(made).memory == needed
-        monkeypatch.setattr("ist_fed.worker.free_memory", lambda device: needed - 1)
+        monkeypatch.setattr("ist_fed.budget.free_memory", lambda device: needed - 1)
         assert f"but this client has only {format_bytes(needed - 1)}" in refusal(made)
 
     def test_it_says_what_it_can_hold_and_trains_that(self) -> None:

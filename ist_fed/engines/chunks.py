@@ -34,3 +34,16 @@ def chunk(left: Sequence[Part], most: int) -> Sequence[Part]:
     alike = next((at for at, (_, nodes) in enumerate(left) if len(nodes) < _FULL * each), len(left))
     calls = ceil(alike / max(1, most // each))
     return left[: ceil(alike / calls)]
+
+
+def filled(chunk: Sequence[Part]) -> tuple[list[int], list[list[float]]]:
+    """All nodes of a call, cohort by cohort, and the weights of each cohort's: of each as many as of the first.
+
+    A cohort that is short is filled up with its last node, which counts for nothing there.
+    """
+    most, nodes, weights = len(chunk[0][1]), list[int](), list[list[float]]()
+    for asked, part in chunk:
+        known, short = dict(zip(asked.nodes, asked.weights, strict=True)), most - len(part)
+        nodes += [*part, *part[-1:] * short]
+        weights.append([*(known[node] for node in part), *[0.0] * short])
+    return nodes, weights

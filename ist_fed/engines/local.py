@@ -2,10 +2,8 @@
 
 import logging
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,12 +12,12 @@ import torch
 from ist_fed import wire
 from ist_fed.arrays import Arrays, arrays_of
 from ist_fed.batched import Choice, Job, NotTogether, Pool, Way, Ways, Workspace, train_together
-from ist_fed.batched.kept import to_try
-from ist_fed.batched.widened import is_near, narrowed, shapes_of, stays_zero, widened
+from ist_fed.batched.widened import narrowed, shapes_of, widened
 from ist_fed.cohort import Assignment, Outcome
 from ist_fed.device import pick_device, tf32_products
 from ist_fed.engines.ahead import Ahead
-from ist_fed.engines.chunks import Part, chunk, cut
+from ist_fed.engines.chunks import Part, chunk, cut, filled
+from ist_fed.engines.groups import Groups
 from ist_fed.engines.inprocess import InProcessGrid
 from ist_fed.errors import asking
 from ist_fed.federation import Line, federate
@@ -68,9 +66,9 @@ class LocalGrid(InProcessGrid):
         fits = memory or (GPU_MEMORY if device.type == "cuda" else MEMORY)
         self._ways = Ways(task, device, fits, only)
         self._pool, self._workspace = Pool(device), Workspace()
-        self._told: set[Job | str] = set()
+        self._groups = Groups(task, self._pool, lambda node: self._client(node).data)
+        self._told: set[Job] = set()
         self._failures: set[str] = set()
-        self._joins: dict[tuple[Job, Job], bool] = {}
 
     def profiles(self, nodes: Sequence[int], question: wire.Question) -> Iterator[tuple[int, wire.Profile | str]]:
         """Ask each client, without a message."""
@@ -85,7 +83,7 @@ class LocalGrid(InProcessGrid):
         if self._only == "one by one":
             yield from self._one_by_one([(asked, asked.nodes) for asked in assignments])
             return
-        for job, parts in self._jobs(assignments).items():
+        for job, parts in self._groups.jobs(assignments).items():
             (first, *_) = parts[0][1]
             choice = self._ways.of(job, partial(self._pool.one, first, job.batch))
             if choice.in_data:
@@ -107,51 +105,6 @@ class LocalGrid(InProcessGrid):
             (node,) = asked.nodes
             self._client(node).ahead = partial(ahead.take, node)
 
-    def _jobs(self, assignments: Sequence[Assignment]) -> dict[Job, list[Part]]:
-        """Clients that can be trained at once: with subnets of one size, and batches of one."""
-        jobs: defaultdict[Job, list[Part]] = defaultdict(list)
-        for asked in assignments:
-            alike: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-            for node in asked.nodes:
-                examples = self._examples(node)
-                batch, most = min(asked.training.batch_size, examples), 1 << max(0, examples - 1).bit_length()
-                alike[batch, most].append(node)
-            for (batch, most), nodes in alike.items():
-                job = Job(tuple(asked.sizes.items()), batch, most, asked.local_steps, asked.training)
-                jobs[job].append((asked, tuple(nodes)))
-        return self._beside_each_other(jobs)
-
-    def _beside_each_other(self, jobs: Mapping[Job, list[Part]]) -> dict[Job, list[Part]]:
-        """Those that differ by a unit or two as one, of the widest: a step of each takes as long as one of both."""
-        joined: dict[Job, list[Part]] = {}
-        for job, parts in sorted(jobs.items(), key=lambda item: sum(units for _, units in item[0].sizes), reverse=True):
-            wider = next((wide for wide in joined if self._can_join(job, wide, parts[0])), job)
-            joined.setdefault(wider, []).extend(parts)
-        return joined
-
-    def _can_join(self, job: Job, wide: Job, part: Part) -> bool:
-        narrow, sizes = dict(job.sizes), dict(wide.sizes)
-        asked, (node, *_) = part
-        if not job.batch or replace(job, sizes=wide.sizes) != wide or asked.scales or job.training.carried:
-            return False
-        if not is_near(narrow, sizes):
-            return False
-        if (job, wide) not in self._joins:
-            self._joins[job, wide] = stays_zero(to_try(self._task), narrow, sizes, self._pool.one(node, job.batch))
-        return self._joins[job, wide]
-
-    def _examples(self, node: int) -> int:
-        """How many a client has; 0 if they cannot be put beside the others': then it trains alone, or says why not."""
-        if node not in self._pool:
-            try:
-                self._pool.add(node, self._client(node).data)
-            except Exception as error:
-                if (why := str(error)) not in self._told:
-                    self._told.add(why)
-                    logger.info("client %d trains one by one, as may others: %s", node, why)
-                return 0
-        return self._pool.examples(node)
-
     def _client(self, node: int) -> Worker:
         worker = self._handler(node)
         assert isinstance(worker, Worker)
@@ -168,16 +121,8 @@ class LocalGrid(InProcessGrid):
 
     def _together(self, job: Job, chunk: Sequence[Part], choice: Choice) -> list[Outcome]:
         began = time.perf_counter()
-        asked, most = chunk[0][0], len(chunk[0][1])
-        of_node = [dict(zip(each.nodes, each.weights, strict=True)) for each, _ in chunk]
-        # A cohort that is short is filled up with its last client, which counts for nothing.
-        short = [most - len(part) for _, part in chunk]
-        nodes = [node for (_, part), more in zip(chunk, short, strict=True) for node in (*part, *part[-1:] * more)]
-        weights = [
-            [*(known[node] for node in part), *[0.0] * more]
-            for known, (_, part), more in zip(of_node, chunk, short, strict=True)
-        ]
-        rounds = [each.round for each, _ in chunk for _ in range(most)]
+        asked, (nodes, weights) = chunk[0][0], filled(chunk)
+        rounds = [each.round for each, _ in chunk for _ in weights[0]]
         orders = self._pool.orders(nodes, job.batch, job.steps, asked.seed, rounds)
         fetch = self._pool.batch_in_data if choice.in_data else self._pool.batch
         model = self._ways.network(job)
@@ -201,8 +146,8 @@ class LocalGrid(InProcessGrid):
         seconds = (time.perf_counter() - began) / len(chunk)
         broken = {nodes[at]: _refusal(reason) for at, reason in trained.broken.items()}
         made = []
-        for (each, part), loss, known, mean in zip(chunk, losses, of_node, trained.means, strict=True):
-            weight = sum(known[node] for node in part if node not in broken)
+        for (each, part), loss, own, mean in zip(chunk, losses, weights, trained.means, strict=True):
+            weight = sum(share for node, share in zip(part, own, strict=False) if node not in broken)
             refused = {node: broken[node] for node in part if node in broken}
             arrays = joined(narrowed(mean, shapes_of(each.arrays))) if weight else None
             made.append(_outcome(each, part, loss[: len(part)], seconds, refused=refused, arrays=arrays, weight=weight))
