@@ -21,7 +21,7 @@ FLOORS = [
     ["rescale", "travelling"],
     ["cohort", "batched", "phases", "privacy", "robust"],
     ["round", "cost", "network", "updates"],
-    ["secrecy"],
+    ["secrecy", "budget"],
     ["worker"],
     ["liveness"],
     ["exchange"],

@@ -156,9 +156,7 @@ def test_examples_that_cannot_be_had_are_the_tasks_own_mistake(tmp_path: Path, m
 
     run = train(SCENARIO, tmp_path / "run")
     monkeypatch.setattr(Digits, "calibration_data", lost)
-    with pytest.raises(
-        TaskError, match=r"calibration_data\(\) must not fail, but raised KeyError: 'held' \(test_search"
-    ):
+    with pytest.raises(TaskError, match=r"calibration_data\(\) must not fail, but raised KeyError: 'held' \(test"):
         held_out_score(run)
 
 
