@@ -90,6 +90,8 @@ class Conductor:
             in_place=in_place,
             plain_roster=weighting == "uniform" and not adapt,
         )
+        if privacy is not None:
+            privacy.check_run(rule, weighting=weighting, adapt=adapt, phases=bool(phases))
         self._lease = lease_of(self.course, phases, bool(privacy or secure or robust), own)
         self.loans: dict[str, Tensor] = {}  # of the report after which a run is taken up
         self._build = build

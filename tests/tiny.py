@@ -211,7 +211,8 @@ def federate(
 ) -> Run:
     """Train the tiny task on `clients` clients in this process."""
     spy, reports = Spy(rule), []
-    made = strategy(task, spy, on_round=reports.append, **options)
+    seen = rule if "privacy" in options else spy  # a private run's draws are for nobody's eyes
+    made = strategy(task, seen, on_round=reports.append, **options)
     before = initial(task, made.sizes)
     made.start(grid(clients, handlers(task, clients, instead)), wire.to_record(before), rounds, timeout)
     return Run(made, spy.plans, reports, before)

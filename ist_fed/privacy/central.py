@@ -1,20 +1,20 @@
 """Central differential privacy, round by round: the server clips, adds, and is trusted with what it saw."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, prod
 
 import torch
 from torch import Tensor
 
 from ist_fed.axes import Axes, sizes_of
-from ist_fed.errors import AxesError
+from ist_fed.errors import AxesError, PrivacyError
 from ist_fed.places import Indices, Units, check_units, places_of, read, shape_of, write
 from ist_fed.privacy import noise
 from ist_fed.privacy.accounting import steps_of
 from ist_fed.privacy.clipping import apart, clipped
 from ist_fed.privacy.ledger import Ledger
-from ist_fed.privacy.settings import Mechanism
+from ist_fed.privacy.settings import Mechanism, check_conditions, claimed
 from ist_fed.rules import Node, Plan, Private, Rule, plan_round
 from ist_fed.seeds import generator
 
@@ -43,6 +43,20 @@ class Central:
     def __init__(self, mechanism: Mechanism, ledger: Ledger) -> None:
         self.mechanism, self.ledger = mechanism, ledger
         ((self._step, _),) = steps_of(mechanism.round()).items()
+
+    def check_run(self, rule: Rule, *, weighting: str, adapt: bool, phases: bool) -> None:
+        """Refuse a run that is not the one for which the promise was worked out.
+
+        Raises:
+            PrivacyError: amplification was claimed for another rule; or as of `check_conditions`.
+        """
+        settings, blocks = replace(self.mechanism.settings, mode="central"), self.mechanism.blocks
+        check_conditions(settings, weighting=weighting, adapt=adapt, phases=phases)
+        if blocks not in (1, claimed(rule)[0]):
+            raise PrivacyError(
+                f"this promise hides a client among {blocks} blocks, of which each client draws its own, but the rule "
+                f"is {rule}; make the mechanism for that rule"
+            )
 
     def draw(
         self,

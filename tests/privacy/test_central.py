@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ import torch
 from tiny import SIZES, TRAINING, Tiny, federate, initial, same
 from torch import Tensor
 
+from ist_fed import IndependentSubnetTraining
 from ist_fed.axes import infer
 from ist_fed.batches import length
 from ist_fed.engines.inprocess import InProcessGrid
 from ist_fed.engines.local import LocalGrid
-from ist_fed.errors import AxesError, WireError
+from ist_fed.errors import AxesError, PrivacyError, WireError
+from ist_fed.phases import Phase
 from ist_fed.privacy import BudgetSpent, Central, CentralMerge, Ledger, Mechanism, Privacy, mechanism
 from ist_fed.privacy.central import Drawn
 from ist_fed.rules import Disjoint, Full, Node, Plan, Private, Rule
@@ -229,6 +232,32 @@ def test_amplification_is_claimed_for_independent_draws_only(rule: Rule, blocks:
     made = mechanism(Privacy(mode="central", epsilon=4.0), rule, clients=100, rounds=10)
     assert made.blocks == blocks
     assert reason in made.why
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"rule": Disjoint(groups=2, min_units=2)}, "make the mechanism for that rule"),
+        ({"rule": Private(groups=4, min_units=2)}, "make the mechanism for that rule"),
+        ({"phases": [Phase(rounds=1, rule=Disjoint(groups=2, min_units=2))]}, "no phases"),
+        ({"weighting": "examples"}, "no client counts more"),
+        ({"adapt": True}, "how long clients take"),
+    ],
+)
+def test_a_strategy_refuses_a_promise_that_was_made_for_another_run(
+    tmp_path: Path, options: dict[str, Any], says: str
+) -> None:
+    own = Private(groups=2, min_units=2)
+    asked = {"rule": own, "weighting": "uniform", "privacy": central(tmp_path, own), **options}
+    with pytest.raises(PrivacyError, match=says):
+        IndependentSubnetTraining(build=TASK.build, sizes=SIZES, **asked)
+
+
+def test_a_promise_without_amplification_holds_under_any_rule(tmp_path: Path) -> None:
+    promise = central(tmp_path, Disjoint(groups=2, min_units=2))
+    IndependentSubnetTraining(
+        build=TASK.build, sizes=SIZES, rule=Private(groups=2, min_units=2), weighting="uniform", privacy=promise
+    )
 
 
 # --- A run ------------------------------------------------------------------------------------------------------------
