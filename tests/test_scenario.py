@@ -136,6 +136,13 @@ def test_a_private_run_has_no_simulated_network() -> None:
         )
 
 
+def test_privacy_that_says_no_mode_is_refused_and_not_ignored() -> None:
+    said = "'central' or 'secure', and without it nothing is"
+    assert said in error(LEAST, "privacy.epsilon=4.0")
+    assert said in error(LEAST + "\n[privacy]\nnoise_multiplier = 1.0\n")
+    assert parse_scenario(LEAST, ["privacy.mode=off", "privacy.epsilon=4.0"]).privacy.mode == "off"
+
+
 def test_the_rule_is_made_with_its_fields() -> None:
     assert parse_scenario(LEAST).make_rule() == rules.Disjoint(groups=2)
     assert parse_scenario(LEAST, ["rule.rotate=false"]).make_rule() == rules.Disjoint(groups=2, rotate=False)

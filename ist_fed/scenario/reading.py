@@ -46,6 +46,12 @@ def parse_scenario(text: str, overrides: Sequence[str] = ()) -> Scenario:
         raise ScenarioError(f"a scenario is written in TOML, but this is not: {error}") from error
     for setting in overrides:
         override(table, setting)
+    privacy = table.get("privacy")
+    if isinstance(privacy, dict) and privacy and "mode" not in privacy:
+        raise ScenarioError(
+            "[privacy] says by privacy.mode what is promised, 'central' or 'secure', and without it nothing is; add "
+            "it, or leave [privacy] out"
+        )
     scenario: Scenario = from_table(Scenario, table, elsewhere=every_key())
     scenario.make_rule()
     scenario.make_phases()
