@@ -50,6 +50,23 @@ def fetch(data: Dataset[Batch], index: np.ndarray, device: torch.device) -> Batc
     return cast(Batch, tuple(part.to(device) for part in batch))
 
 
+def first_readable(data: Dataset[Batch], device: torch.device) -> Batch:
+    """The first example that can be read, as a batch of one; for its shape.
+
+    Raises:
+        TaskError: none can be; why not, of the first, is the cause.
+    """
+    failed: Exception | None = None
+    for at in range(length(data)):
+        try:
+            return fetch(data, np.array([at]), device)
+        except Exception as error:
+            failed = failed or error
+    raise TaskError(
+        "the data must hold at least one example that can be read, to take its shape from, but they hold none"
+    ) from failed
+
+
 def _collated(examples: list[Any]) -> Sequence[Tensor]:
     try:
         batch = default_collate(examples)

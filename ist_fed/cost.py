@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from ist_fed.arrays import arrays_of, build_on_meta
-from ist_fed.batches import fetch, length
+from ist_fed.batches import fetch, first_readable, length
 from ist_fed.device import shares_memory
 from ist_fed.errors import IstFedError, TaskError, asking
 from ist_fed.optimizer_state import no_state, trainable
@@ -87,7 +87,8 @@ def _shape_of_batch(task: Task, training: Training, data: Dataset[Batch] | None)
     if length(given) == 0:
         raise TaskError("the data must hold at least one example, to take its shape from, but they are empty")
     size = training.batch_size if data is None else min(training.batch_size, length(data))
-    one = fetch(given, np.zeros(1, dtype=np.int64), torch.device("cpu"))
+    cpu = torch.device("cpu")  # a client's own may have some that it cannot read, and that is nobody else's affair
+    one = fetch(given, np.zeros(1, dtype=np.int64), cpu) if data is None else first_readable(given, cpu)
     return [((size, *part.shape[1:]), part.dtype) for part in one]
 
 

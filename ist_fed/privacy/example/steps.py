@@ -2,15 +2,13 @@
 
 import secrets
 from collections.abc import Callable
-from contextlib import suppress
 
 import numpy as np
-import torch
 from torch import nn
 from torch.utils.data import Dataset
 
 from ist_fed.arrays import arrays_of, device_of
-from ist_fed.batches import fetch, length
+from ist_fed.batches import first_readable, length
 from ist_fed.errors import TrainingError
 from ist_fed.privacy import noise
 from ist_fed.privacy.example.apart import check_apart, quiet
@@ -69,11 +67,12 @@ def train_privately(
     Raises:
         PrivacyError: the network mixes examples, or Opacus is not installed.
         TrainingError: there is no example, or weights are no longer finite, which follows from the noisy sums alone.
+        TaskError: no example can be read.
 
     Source: Abadi et al., CCS 2016.
     """
     rate, device = sample_rate(length(data), training.batch_size), device_of(model)
-    check_apart(model, task, _readable(data, device))
+    check_apart(model, task, first_readable(data, device))
     spend()
     from ist_fed.privacy.example.gradients import Gradients
     from ist_fed.privacy.example.optimizer import SecretOptimizer
@@ -105,11 +104,3 @@ def train_privately(
         gradients.close()
     if any(array.is_floating_point() and not bool(array.isfinite().all()) for array in arrays_of(model).values()):
         raise TrainingError("weights must stay finite, but are not; lower the learning rate")
-
-
-def _readable(data: Dataset[Batch], device: torch.device) -> Batch:
-    """The first example that can be read, for its shape."""
-    for at in range(length(data)):
-        with suppress(Exception):
-            return fetch(data, np.array([at]), device)
-    raise TrainingError("a client needs an example that can be read, but it has none; give it data that its task reads")

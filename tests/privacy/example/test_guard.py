@@ -213,6 +213,35 @@ def test_what_is_refused_costs_nothing_and_says_nothing_of_examples(
     assert not list(tmp_path.iterdir())
 
 
+class Torn(TensorDataset):
+    """Its first example cannot be read."""
+
+    def __getitem__(self, at: int) -> tuple[Tensor, ...]:
+        if at == 0:
+            raise OSError("on the images of Ms Smith")
+        return super().__getitem__(at)
+
+
+@pytest.mark.parametrize("memory", [None, 1 << 30])
+def test_a_first_example_that_cannot_be_read_counts_as_nothing_where_memory_has_a_bound(
+    tmp_path: Path, memory: int | None
+) -> None:
+    """As on every client that is deployed: what training takes is worked out from an example's shape."""
+
+    class Grid(InProcessGrid):
+        def __init__(self, clients: int, handler: object) -> None:
+            super().__init__(clients, self._worker)
+
+        def _worker(self, client: int) -> Worker:
+            own = Guard(SETTINGS, tmp_path / f"{client}.jsonl", client=client, planned=9, batch_size=8)
+            data = Torn(*TASK.client_data(client, 2).tensors)
+            return Worker(TASK, data, client=client, guard=own, memory=memory)
+
+    run = federate(TASK, Disjoint(groups=2, min_units=2), 2, rounds=1, grid=Grid)
+    (report,) = run.reports
+    assert (report.merged, report.refused) == (2, ())
+
+
 def test_no_examples_can_make_a_client_refuse(tmp_path: Path) -> None:
     """As many of each class, where all weights are zero: their mean gradient is rounding and nothing else."""
     task = Tiny(norm="none")
