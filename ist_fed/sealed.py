@@ -37,10 +37,11 @@ def check_cohorts(plan: Plan, settings: Secure) -> None:
         ScenarioError: one is not.
     """
     smallest = min(len(cohort) for cohort in plan.cohorts if cohort)
-    if smallest < settings.min_cohort:
+    key = max("min_cohort", "threshold", key=lambda key: getattr(settings, key))
+    if smallest < (least := getattr(settings, key)):
         raise ScenarioError(
-            f"in secure rounds a cohort has at least {settings.min_cohort} clients (secure.min_cohort), but the rule "
-            f"makes one of {smallest}; use fewer groups or more clients"
+            f"in secure rounds a cohort has at least {least} clients (secure.{key}), but the rule makes one of "
+            f"{smallest}; use fewer groups or more clients"
         )
 
 

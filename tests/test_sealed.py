@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from ist_fed import rules, wire
+from ist_fed.cli.privacy import disclosure_of
 from ist_fed.engines.inprocess import Handler, InProcessGrid
 from ist_fed.engines.local import simulate
 from ist_fed.engines.simulation import simulate as simulate_with_ray
@@ -382,6 +383,12 @@ def test_cohorts_that_are_too_small_are_refused_before_anything_starts(tmp_path:
     made = Run.create(tmp_path / "run", load_scenario(SCENARIO, ["rule.groups=4", "rule.keep=4"]))
     with pytest.raises(ScenarioError, match="makes one of 3; use fewer groups"):
         simulate(made)
+
+
+def test_a_threshold_that_no_cohort_reaches_is_refused_before_anything_is_promised() -> None:
+    asked = load_scenario(SCENARIO, ["secure.threshold=20", "secure.noise=1.0"])
+    with pytest.raises(ScenarioError, match=r"at least 20 clients \(secure.threshold\), but the rule makes one of 6"):
+        disclosure_of(asked)
 
 
 # --- Noise ------------------------------------------------------------------------------------------------------------

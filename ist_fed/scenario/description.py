@@ -118,6 +118,8 @@ class Scenario:
             raise ValueError(f"device must be auto, cpu, cuda, cuda:1 and so on, or mps, but is {self.device!r}")
         if self.example_privacy.on and self.precision != "float32":
             raise ValueError(f"steps on private examples are in float32, but precision is '{self.precision}'")
+        if self.example_privacy.on and self.training.carried:
+            raise ValueError("steps on private examples carry no state of the optimiser; set training.state to 'fresh'")
 
     @property
     def is_secure(self) -> bool:

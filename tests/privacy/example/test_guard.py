@@ -287,6 +287,7 @@ def test_batchnorm_is_refused_before_anyone_trains(tmp_path: Path) -> None:
         ("example_privacy.delta=1.0", "between 0 and 1"),
         ("example_privacy.epsilon=-1.0", "not negative"),
         ("example_privacy.clip=1.0", "did you mean"),
+        ("training.state=travels", "carry no state"),
     ],
 )
 def test_a_scenario_refuses_what_makes_no_sense(change: str, said: str) -> None:
