@@ -5,7 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from flwr.serverapp import Grid
 
@@ -43,6 +43,9 @@ class Roster:
         min_limit: leave out clients that can hold less than this fraction of every axis.
         width: client's number → largest fraction of every axis that it can hold on a simulated network; it is less
             capable by as much.
+
+    Raises:
+        ValueError: there is no such weighting, or `min_limit` is no fraction.
     """
 
     def __init__(
@@ -55,6 +58,10 @@ class Roster:
         min_limit: float = 0.0,
         width: Callable[[int], float] = lambda client: 1.0,
     ) -> None:
+        if weighting not in get_args(Weighting):
+            raise ValueError(f"weighting must be one of {', '.join(get_args(Weighting))}, but is {weighting!r}")
+        if not 0 <= min_limit <= 1:
+            raise ValueError(f"min_limit must be a fraction from 0 to 1, but is {min_limit}")
         self._min_limit, self._width = min_limit, width
         self._min_nodes, self._weighting, self._adapt = min_nodes, weighting, adapt
         self._sizes, self._training = dict(sizes), asdict(training)

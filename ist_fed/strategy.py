@@ -49,6 +49,11 @@ class IndependentSubnetTraining(Conductor, Strategy):
             comes and write it over the network when it is back, so that little more than the network is in memory. What
             was `arrays` of an earlier report is emptied; a round that fails leaves no network, but what was saved.
 
+    Raises:
+        AxesError: `infer` cannot say which axis indexes which dimension, or a declaration is wrong.
+        RuleError: units are lent, and something is asked for that is about rounds.
+        ValueError: an argument is out of its range, or two contradict each other.
+
     Source: Yuan et al., PVLDB 15(8), 2022, algorithm 1.
     """
 

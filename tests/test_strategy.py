@@ -658,6 +658,19 @@ def test_counts_are_at_least_one(option: str) -> None:
         tiny.strategy(tiny.Tiny(), HALVES, **{option: 0})
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("weighting", "example", "weighting must be one of examples, uniform, but is 'example'"),
+        ("min_limit", 25.0, "min_limit must be a fraction from 0 to 1, but is 25.0"),
+        ("min_limit", float("nan"), "min_limit must be a fraction"),
+    ],
+)
+def test_what_would_weigh_or_leave_out_clients_by_a_mistake_is_refused(option: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny.strategy(tiny.Tiny(), HALVES, **{option: value})
+
+
 def test_sizes_that_the_factory_ignores_are_refused() -> None:
     class Fixed(tiny.Tiny):
         def build(self, **sizes: int) -> torch.nn.Module:

@@ -117,8 +117,12 @@ def _show(facts: dict[str, Any]) -> None:
         _show_subnets(console, facts["full"], facts["subnets"], 1)
     console.print(facts["rescale"])
     for share in (0.5, 0.95, 0.999):
-        reached = (number for number, value in enumerate(facts["coverage"], 1) if value >= share)
-        console.print(f"{share:.1%} of the weights are trained at least once after round {next(reached, '—')}")
+        reached = next((number for number, value in enumerate(facts["coverage"], 1) if value >= share), 0)
+        if reached:
+            console.print(f"{share:.1%} of the weights are trained at least once after round {reached}")
+        else:
+            rounds = len(facts["coverage"])
+            console.print(f"less than {share:.1%} of the weights are trained at least once in all {rounds} rounds")
 
 
 def _described(phase: Mapping[str, Any]) -> str:

@@ -102,7 +102,10 @@ def print_summary(run: Run, output: Format) -> None:
             file=sys.stderr,
         )
     print(f"model   {numbers['model']}")
-    print(f"report  ist-fed report {run.folder}")
+    if run.scenario.privacy.mode == "central":
+        print(f"spent   {run.folder / 'privacy.jsonl'}")  # who held which units nobody knows: there is no report
+    else:
+        print(f"report  ist-fed report {run.folder}")
     sys.stdout.flush()
 
 

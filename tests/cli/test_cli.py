@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -69,6 +70,15 @@ def test_simulate_trains_and_says_where_everything_is(ist_fed: Command) -> None:
     assert "ist-fed report runs/tiny" in out
     assert Path("runs/tiny/model.safetensors").exists()
     assert len(Path("runs/tiny/metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_private_run_names_what_it_spent_and_no_report_for_there_is_none(ist_fed: Command) -> None:
+    private = ["round.weighting='uniform'", "privacy.mode='central'", "privacy.epsilon=4.0"]
+    _, out, _ = ist_fed("simulate", "tiny.toml", *(word for setting in private for word in ("--set", setting)))
+    assert ist_fed("report", "runs/tiny")[0] == 1
+    assert "report" not in out
+    (spent,) = re.findall(r"^spent   (.*)$", out, re.MULTILINE)
+    assert Path(spent).exists()
 
 
 def test_simulate_for_programs(ist_fed: Command) -> None:
@@ -145,6 +155,14 @@ def test_inspect_shows_axes_sizes_and_costs(ist_fed: Command) -> None:
     assert facts["subnets"][0]["parameters"] == 64 * 16 + 16 * 16 + 16 * 10 + 10 + 4 * 16
     assert facts["subnets"][0]["flops"] < facts["full"]["flops"] / 2
     assert 0 < facts["coverage"][0] < facts["coverage"][-1] <= 1
+
+
+def test_inspect_says_how_much_a_run_does_not_train(ist_fed: Command) -> None:
+    _, out, _ = ist_fed("inspect", "tiny.toml")
+    assert re.search(r"^50\.0% of the weights are trained at least once after round [12]$", out, re.MULTILINE)
+    assert "less than 99.9% of the weights are trained at least once in all 3 rounds\n" in out
+    _, out, _ = ist_fed("inspect", "tiny.toml", "--set", 'rule={name="full"}')
+    assert "99.9% of the weights are trained at least once after round 1\n" in out
 
 
 def test_inspect_trains_nothing_and_leaves_nothing(ist_fed: Command) -> None:
