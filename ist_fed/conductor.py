@@ -72,10 +72,11 @@ class Conductor:
         self._template, self._rescaling = arrays_of(model), Rescaling(model, self.axes)
         self._privacy, self._robust = privacy, robust
         self._trained = frozenset(name for name, _ in model.named_parameters(remove_duplicate=False))
-        self.coverage = Coverage(self._template, self.axes, self.sizes)
         parameters = {name for name, _ in model.named_parameters()}
-        self.server = Server(server_optimizer or ServerOptimizer(), parameters, self.axes)
-        self.travelling = Travelling(model, self.axes)
+        self._new_coverage = partial(Coverage, self._template, self.axes, self.sizes)
+        self._new_server = partial(Server, server_optimizer or ServerOptimizer(), parameters, self.axes)
+        self._new_travelling = partial(Travelling, model, self.axes)
+        self._begin()
         plain = Terms(rule=rule, local_steps=local_steps, training=training or Training())
         self.course = Course(phases, plain)
         own = server_optimizer not in (None, ServerOptimizer())
@@ -93,7 +94,6 @@ class Conductor:
         if privacy is not None:
             privacy.check_run(rule, weighting=weighting, adapt=adapt, phases=bool(phases))
         self._lease = lease_of(self.course, phases, bool(privacy or secure or robust), own)
-        self.loans: dict[str, Tensor] = {}  # of the report after which a run is taken up
         self._build = build
         self._seed, self._min_replies, self._on_round = seed, min_replies, on_round
         self._new_roster = partial(
@@ -114,6 +114,11 @@ class Conductor:
         self._in_place = in_place
         self._rounds: int | None = None  # of the whole run, for the learning rate; `start` knows it
         self._open: Round | None = None
+
+    def _begin(self) -> None:
+        """Forget an earlier run: with its momentum, another one would not be what its seed says."""
+        self.coverage, self.server, self.travelling = self._new_coverage(), self._new_server(), self._new_travelling()
+        self.loans: dict[str, Tensor] = {}  # of the report after which a run is taken up
 
     def summary(self) -> None:
         """Log what is trained and how."""
@@ -139,6 +144,8 @@ class Conductor:
             arrays: the wide network's state; not to be changed by the caller any more.
             num_rounds: and all else as of `start`.
         """
+        if first_round == 1:
+            self._begin()
         self._rounds, self._roster = num_rounds, self._new_roster()
         self.course.rewind(first_round)
         self._sealed = self._new_sealed() if self._new_sealed else None

@@ -81,8 +81,9 @@ class IndependentSubnetTraining(Conductor, Strategy):
             train_config: sent along with every order.
             evaluate_config: ignored; clients hold subnets, so the whole network is evaluated on the server.
             evaluate_fn: called as `evaluate_fn(round, arrays)` before the first round and after each.
-            first_round: to take up a run after round `first_round - 1`; load what `coverage`, `server` and `travelling`
-                held then, and tell `course` the metrics of earlier rounds if `until` reads them.
+            first_round: 1 forgets what an earlier run left here. To take up a run after round `first_round - 1`, load
+                what `coverage`, `server` and `travelling` held then, and tell `course` the metrics of earlier rounds if
+                `until` reads them.
 
         Raises:
             RoundError: a round brought fewer than `min_replies` usable replies.
@@ -115,6 +116,8 @@ class IndependentSubnetTraining(Conductor, Strategy):
             raise RoundError(
                 "a secure round has five steps, which Flower's hooks have not; run this strategy's start()"
             )
+        if server_round == 1:
+            self._begin()
         wide = wire.from_record(arrays, self._template)
         self._open, assignments = self._assign(server_round, wide, grid, timeout=3600)
         return list(self._messages(self._open, assignments, config, timeout=3600))

@@ -16,13 +16,14 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
-from ist_fed import extract, roster, rules, wire
+from ist_fed import IndependentSubnetTraining, extract, roster, rules, wire
 from ist_fed.arrays import arrays_of
 from ist_fed.checkpoints import Checkpoint, Checkpoints
 from ist_fed.engines.inprocess import InProcessGrid
 from ist_fed.errors import AxesError, RoundError, WireError
 from ist_fed.evaluate import evaluate, network, ready
 from ist_fed.seeds import generator
+from ist_fed.server_optimizer import ServerOptimizer
 from ist_fed.train import Training
 from ist_fed.wire.parcel import take_pieces
 from ist_fed.wire.records import ORDER, REPLY
@@ -693,6 +694,23 @@ def test_arrays_of_another_model_are_refused_before_anything_is_sent() -> None:
     other = wire.to_record(tiny.initial(tiny.Tiny(norm="layer")))
     with pytest.raises(WireError, match="the initial arrays must be this model's state"):
         made.start(InProcessGrid(2, tiny.handlers(tiny.Tiny(), 2)), other, 1)
+
+
+@pytest.mark.parametrize("start", [IndependentSubnetTraining.start, Strategy.start], ids=["start", "hooks"])
+@pytest.mark.parametrize(
+    "options",
+    [{"server_optimizer": ServerOptimizer(optimizer="momentum")}, {"training": Training(state="travels")}],
+    ids=["server", "travels"],
+)
+def test_a_second_run_knows_nothing_of_the_first(start: Callable[..., Any], options: dict[str, Any]) -> None:
+    task, reports = tiny.Tiny(), []
+    made = tiny.strategy(task, HALVES, on_round=reports.append, **options)
+    for _ in range(2):
+        grid = InProcessGrid(2, tiny.handlers(task, 2))
+        start(made, grid=grid, initial_arrays=wire.to_record(tiny.initial(task)), num_rounds=3)
+    first, second = reports[:3], reports[3:]
+    assert [report.coverage for report in first] == [report.coverage for report in second]
+    assert tiny.same(first[-1].arrays, second[-1].arrays)
 
 
 def test_the_initial_arrays_are_not_changed() -> None:

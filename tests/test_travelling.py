@@ -32,6 +32,7 @@ from ist_fed.seeds import generator
 from ist_fed.server_optimizer import trained_where
 from ist_fed.tasks import Batch
 from ist_fed.train import OPTIMIZERS, Training, optimizer_options, train
+from ist_fed.travelling import Travelling
 
 SGD = Training(lr=0.1, batch_size=8, momentum=0.9, state="travels")
 ADAM = dataclasses.replace(SGD, optimizer="adam", lr=0.01)
@@ -346,11 +347,11 @@ def test_state_that_is_not_finite_is_named() -> None:
         train(model, task, task.client_data(0, 1), ADAM, lr=0.01, steps=2, rng=generator(0), state=state)
 
 
-def test_an_order_without_the_state_is_refused() -> None:
+def test_an_order_without_the_state_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that says that state travels, and sends none."""
     task = tiny.Tiny()
+    monkeypatch.setattr(Travelling, "beside", lambda self, arrays, training: dict(arrays))
     made = tiny.strategy(task, HALVES, training=SGD)
-    made.travelling.beside = lambda arrays, training: dict(arrays)  # type: ignore[method-assign]
     reports: list[Any] = []
     made._on_round = reports.append
     with pytest.raises(Exception, match=r"they differ in .* arrays, first 'momentum_buffer/1.weight': none was sent"):
