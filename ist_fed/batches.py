@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
 from ist_fed.errors import TaskError, TrainingError
 from ist_fed.tasks.task import Batch
@@ -69,7 +69,7 @@ def first_readable(data: Dataset[Batch], device: torch.device) -> Batch:
 
 def _collated(examples: list[Any]) -> Sequence[Tensor]:
     try:
-        batch = default_collate(examples)
+        batch = None if isinstance(examples[0], Tensor) else default_collate(examples)
     except TypeError:  # of what torch makes no tensor of
         batch = None
     if isinstance(batch, tuple | list) and all(isinstance(part, Tensor) for part in batch):
@@ -78,7 +78,8 @@ def _collated(examples: list[Any]) -> Sequence[Tensor]:
     kinds = ", ".join(type(part).__name__ for part in first) if isinstance(first, tuple | list) else ""
     raise TaskError(
         f"an example must be a tuple of two tensors, inputs and target, but a task's dataset gives a "
-        f"{type(first).__name__}{f' of {kinds}' if kinds else ''}; return (inputs, target) from its __getitem__"
+        f"{type(first).__name__}{f' of {kinds}' if kinds else ''}; return (inputs, target) from its __getitem__, as a "
+        f"TensorDataset(inputs, targets) does"
     )
 
 
@@ -86,8 +87,16 @@ def length(data: Dataset[Batch]) -> int:
     """How many examples a map-style dataset has.
 
     Raises:
-        TaskError: it does not say.
+        TaskError: it does not say, or gives its examples otherwise than by number.
     """
+    if isinstance(data, DataLoader | IterableDataset):
+        name, remedy = type(data).__name__, "read it into a list or a TensorDataset"
+        if isinstance(data, DataLoader):
+            remedy = "return its dataset, for batches are made of it as training.batch_size says"
+        raise TaskError(
+            f"a task's data must be map-style datasets, with a length, but {name} gives one thing after another; "
+            f"{remedy}"
+        )
     try:
         return len(cast(Sized, data))
     except (TypeError, NotImplementedError) as error:

@@ -68,7 +68,7 @@ def ready(model: nn.Module, task: Task) -> nn.Module:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, task: Task, data: Dataset[Batch], batch_size: int = 1024) -> dict[str, float]:
-    """Mean loss and metric over `data`, in evaluation mode.
+    """Mean loss and metric over `data`, in evaluation mode; what the network draws, as an autoencoder may, is the same.
 
     Returns:
         `{"loss": …, task.metric: …}`.
@@ -83,7 +83,7 @@ def evaluate(model: nn.Module, task: Task, data: Dataset[Batch], batch_size: int
     device = device_of(model)
     model.eval()
     loss = score = 0.0
-    with _answering_once(model):
+    with _answering_once(model), seeded(0, device):
         for index in in_order(examples, batch_size):
             with asking("data"):
                 batch = fetch(data, index, device)

@@ -33,12 +33,13 @@ def check_symmetry(
         sizes: the sizes to check at; a subnet's will do and costs less than the full network's.
         axes: the table to check.
         function: what the network computes on some fixed input, `function(module) -> Tensor`; the module is in
-            float64 and evaluation mode.
+            float64 and evaluation mode. What it draws at random, as an autoencoder may, it draws alike each time.
         seed: of the weights and the permutations.
         tolerance: largest difference allowed, relative to the largest output.
 
     Raises:
-        AxesError: an axis breaks its law; the message names it and the arrays it stands in.
+        AxesError: an axis breaks its law; the message names it and the arrays it stands in. Or the factory gives
+            other arrays here than on the meta device, from which the table is.
     """
     draw = torch.Generator().manual_seed(seed)
 
@@ -47,6 +48,12 @@ def check_symmetry(
             return build_module(build, sizes).double().eval()
 
     module = built(sizes)
+    if unlike := sorted(arrays_of(module).keys() ^ axes.keys()):
+        raise AxesError(
+            f"the factory must give the same arrays on torch's meta device as elsewhere, but '{unlike[0]}' is there "
+            f"on one of them only; let what it registers not depend on the device"
+        )
+    draws = False
     arrays = {
         name: array + 0.1 * torch.rand(array.shape, generator=draw, dtype=array.dtype)
         if array.is_floating_point()
@@ -55,9 +62,13 @@ def check_symmetry(
     }
 
     def value(changed: Mapping[str, Tensor], module: nn.Module = module) -> Tensor:
+        nonlocal draws
         load_arrays(module, changed)
-        with torch.no_grad():
-            return function(module).double()
+        with torch.no_grad(), seeded(seed):
+            before = torch.get_rng_state()
+            found = function(module).double()
+            draws = draws or not torch.equal(before, torch.get_rng_state())
+        return found
 
     reference = value(arrays)
     scale = float(reference.abs().max()) or 1.0
@@ -72,10 +83,10 @@ def check_symmetry(
                 order = order.flip(0)
             error = float((value(extract(arrays, axes, {axis: order})) - reference).abs().max()) / scale
         if not error <= tolerance:  # nan breaks the law too
-            raise AxesError(_no_block(axis, owned, error) if owned else _no_units(axis, axes, error, module))
+            raise AxesError(_no_block(axis, owned, error) if owned else _no_units(axis, axes, error, module, draws))
 
 
-def _no_units(axis: str, axes: Axes, error: float, module: nn.Module) -> str:
+def _no_units(axis: str, axes: Axes, error: float, module: nn.Module, draws: bool) -> str:
     where = {name: describe(dims) for name, dims in axes.items() if any(d.axis == axis for d in dims)}
     listed = ", ".join(f"{name} [{dims}]" for name, dims in where.items())
     remedy = f"{{'{next(iter(where))}': '(3 {axis} 64) .'}}"
@@ -86,10 +97,11 @@ def _no_units(axis: str, axes: Axes, error: float, module: nn.Module) -> str:
         if grouped
         else ""
     )
+    random = "It draws at random, in evaluation mode, too: give F.dropout its training=self.training. " if draws else ""
     return (
         f"units of an axis must be interchangeable, but permuting '{axis}' changes the network's output by "
-        f"{error:.1e} (relative). Its arrays: {listed}. {groups}If one is laid out otherwise (fused qkv, gates), "
-        f"declare it: {remedy} means 3 blocks in which each unit owns 64 entries; if units have an order "
+        f"{error:.1e} (relative). Its arrays: {listed}. {groups}{random}If one is laid out otherwise (fused qkv, "
+        f"gates), declare it: {remedy} means 3 blocks in which each unit owns 64 entries; if units have an order "
         f"(position embeddings, concatenation), do not split this axis"
     )
 

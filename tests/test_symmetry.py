@@ -1,6 +1,7 @@
 """Law 1, symmetry: permuting the units of any axis leaves the network's function unchanged; wrong tables are caught."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import NETWORKS, Network
 from torch import nn
+from torch.nn import functional
+from torch.nn.utils import parametrizations
 
 from ist_fed.arrays import arrays_of, load_arrays
 from ist_fed.axes import Dim, infer
@@ -137,3 +140,39 @@ def test_one_group_ties_nothing_and_is_not_blamed() -> None:
     with pytest.raises(AxesError) as caught:
         check_symmetry(channels(1), {"channels": 8}, {**axes, "1.weight": (Dim(),)}, example)
     assert "GroupNorm" not in str(caught.value)
+
+
+class Drawing(nn.Module):
+    """Draws on its way, at one place that is not split and, with `drop`, for every unit."""
+
+    def __init__(self, hidden: int, drop: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.drop = nn.Linear(3, hidden), nn.Linear(hidden, 2), drop
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        units = functional.dropout(self.first(x)) if self.drop else self.first(x)
+        outputs = self.second(units)
+        return outputs + torch.randn_like(outputs)
+
+
+def test_a_network_that_draws_is_held_to_the_same_draws() -> None:
+    """An autoencoder whose loss draws its code has units like any other."""
+    build, inputs = partial(Drawing, drop=False), torch.rand(4, 3, dtype=torch.float64)
+    check_symmetry(build, {"hidden": 8}, infer(build, {"hidden": 8}), lambda module: module(inputs))
+
+
+def test_dropout_that_evaluation_does_not_end_is_named() -> None:
+    build, inputs = partial(Drawing, drop=True), torch.rand(4, 3, dtype=torch.float64)
+    with pytest.raises(AxesError, match=r"draws at random, in evaluation mode, too: give F.dropout its training"):
+        check_symmetry(build, {"hidden": 8}, infer(build, {"hidden": 8}), lambda module: module(inputs))
+
+
+def test_arrays_that_are_not_there_on_the_meta_device_are_named() -> None:
+    def build(hidden: int) -> nn.Module:  # registers its `base` only where it has values
+        return nn.Sequential(nn.Linear(3, hidden), parametrizations.orthogonal(nn.Linear(hidden, 2)))
+
+    inputs = torch.rand(4, 3, dtype=torch.float64)
+    with pytest.raises(
+        AxesError, match=r"same arrays on torch's meta device as elsewhere, but '1.*base' is there on one"
+    ):
+        check_symmetry(build, {"hidden": 8}, infer(build, {"hidden": 8}), lambda module: module(inputs))

@@ -11,7 +11,7 @@ import tiny
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from ist_fed.arrays import arrays_of
 from ist_fed.batches import batches, fetch, length
@@ -125,12 +125,25 @@ class TestFetch:
         assert (inputs.shape, targets.tolist()) == ((2, 3), [1, 1])
 
     def test_a_dataset_without_length_is_named(self) -> None:
-        class Endless(IterableDataset[Any]):
+        with pytest.raises(TaskError, match="map-style datasets, with a length, but generator has none"):
+            length(one for one in ())
+
+    def test_a_pair_of_tensors_is_no_dataset_of_pairs(self) -> None:
+        with pytest.raises(TaskError, match=r"gives a Tensor; return .* as a TensorDataset\(inputs, targets\) does"):
+            fetch((torch.ones(2, 3), torch.ones(2)), np.arange(2), CPU)
+
+    def test_what_gives_one_thing_after_another_is_named_whether_it_has_a_length_or_not(self) -> None:
+        class Stream(IterableDataset[Any]):
             def __iter__(self) -> Iterator[Any]:
                 yield from ()
 
-        with pytest.raises(TaskError, match="map-style datasets, with a length, but Endless has none"):
-            length(Endless())
+            def __len__(self) -> int:
+                return 5
+
+        with pytest.raises(TaskError, match="but Stream gives one thing after another; read it into a list"):
+            length(Stream())
+        with pytest.raises(TaskError, match="but DataLoader gives one thing after another; return its dataset"):
+            length(DataLoader(tiny.Tiny().client_data(0, 1)))
 
 
 # --- Training ---------------------------------------------------------------------------------------------------------
@@ -494,6 +507,17 @@ class TestEvaluate:
         model, before = model_of(task), torch.random.get_rng_state()
         evaluate(model, task, task.test_data())
         assert tiny.same(arrays_of(model), tiny.initial(task))
+        assert torch.equal(torch.random.get_rng_state(), before)
+
+    def test_what_a_network_draws_even_then_is_the_same_each_time(self) -> None:
+        class Noisy(tiny.Tiny):
+            def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+                return functional.cross_entropy(model(batch[0] + torch.randn_like(batch[0])), batch[1])
+
+        task = Noisy()
+        before = torch.random.get_rng_state()
+        first, second = (evaluate(model_of(task), task, task.test_data()) for _ in range(2))
+        assert first == second
         assert torch.equal(torch.random.get_rng_state(), before)
 
     def test_learning_shows(self) -> None:
