@@ -28,7 +28,7 @@ class IndependentSubnetTraining(Conductor, Strategy):
         local_steps: steps a client takes between receiving its subnet and returning it.
         training: optimiser, learning rate, batch size.
         seed: of every draw, of the server and of the clients.
-        declared: dimensions of arrays whose layout `infer` cannot see.
+        declared: dimensions of arrays whose layout `infer` cannot see; that none is missing, `check_symmetry` shows.
         weighting: within a cohort, weigh clients by their `examples` or `uniform`ly.
         min_nodes: wait until so many clients are connected before a round.
         min_replies: stop if a round brings fewer usable replies.

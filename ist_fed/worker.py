@@ -27,7 +27,7 @@ from ist_fed.privacy.secure import Member
 from ist_fed.rescale import scaled_inputs
 from ist_fed.secrecy import Secrecy
 from ist_fed.seeds import generator
-from ist_fed.tasks.task import Batch, Task
+from ist_fed.tasks.task import Task
 from ist_fed.train import AMP, Amp, Training, train
 
 logger = logging.getLogger("ist_fed")
@@ -69,7 +69,7 @@ class Worker:
     def __init__(
         self,
         task: Task,
-        data: Dataset[Batch],
+        data: Dataset[Any],
         *,
         client: int,
         capacity: float = 1.0,

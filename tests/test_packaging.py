@@ -64,3 +64,42 @@ def test_flower_finds_the_apps_of_the_readme_which_it_does_not_run(side: str, tm
     (example,) = (block for block in blocks if f"import {side}\n" in block)
     (tmp_path / f"readme_{side}.py").write_text(example)
     assert validate(f"readme_{side}:app", project_dir=tmp_path) == (True, None)
+
+
+TYPED = """
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from ist_fed import Task, Worker
+from ist_fed.models import mlp
+from ist_fed.tasks import Batch
+
+
+class MyTask(Task):
+    def build(self, **sizes: int) -> nn.Module:
+        return mlp(20, 2)(**sizes)
+
+    def client_data(self, client: int, clients: int) -> TensorDataset:
+        return TensorDataset(torch.randn(100, 20), torch.randint(2, (100,)))
+
+    def test_data(self) -> TensorDataset:
+        return self.client_data(0, 1)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    def score(self, model: nn.Module, batch: Batch) -> Tensor:
+        return -self.loss(model, batch)
+
+
+worker = Worker(MyTask(), TensorDataset(torch.randn(9, 20), torch.zeros(9)), client=0)
+"""
+
+
+@pytest.mark.slow
+def test_a_typed_task_of_ones_own_passes_a_strict_check(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(TYPED)
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "mine.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={"MYPYPATH": str(ROOT)})
+    assert done.returncode == 0, done.stdout + done.stderr

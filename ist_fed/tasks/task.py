@@ -47,11 +47,14 @@ class Task(Protocol):
         """The network at these sizes; a client calls it with smaller ones."""
         ...
 
-    def client_data(self, client: int, clients: int) -> Dataset[Batch]:
-        """The private examples of client number `client` of `clients`, as a map-style dataset with a length."""
+    def client_data(self, client: int, clients: int) -> Dataset[Any]:
+        """The private examples of client number `client` of `clients`, as a map-style dataset with a length.
+
+        What it holds a type checker cannot say: torch's `TensorDataset` does not tell it how many tensors it has.
+        """
         ...
 
-    def local_data(self, path: Path) -> Dataset[Batch]:
+    def local_data(self, path: Path) -> Dataset[Any]:
         """The private examples of a deployed client, read from wherever its operator says they are.
 
         Raises:
@@ -62,11 +65,11 @@ class Task(Protocol):
             f"or start the client with --partition"
         )
 
-    def test_data(self) -> Dataset[Batch]:
+    def test_data(self) -> Dataset[Any]:
         """Held-out examples on the server, to evaluate the assembled network."""
         ...
 
-    def calibration_data(self) -> Dataset[Batch] | None:
+    def calibration_data(self) -> Dataset[Any] | None:
         """Examples on the server to estimate BatchNorm statistics with; None where the model has no BatchNorm."""
         return None
 
