@@ -1,15 +1,17 @@
 """`python -m ist_fed`, the same as `ist-fed`; Ctrl-C is heeded while all that the commands need is still imported."""
 
 import os
+import signal
 import sys
 
 STOPPED = 130
 """What a shell gives for a command that Ctrl-C ended."""
 
 
-def stopped() -> int:
-    """Say that Ctrl-C was heeded; gives the exit code."""
-    print("stopped; nothing was lost", file=sys.stderr)
+def stopped(said: str = "stopped; nothing was lost") -> int:
+    """Say that Ctrl-C was heeded; gives the exit code. Another one changes nothing: the end has come."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    print(said, file=sys.stderr)
     return STOPPED
 
 

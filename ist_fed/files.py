@@ -53,6 +53,46 @@ def held_alone(path: Path) -> Iterator[int]:
         raise unwritable(path, error) from error
 
 
+@contextmanager
+def held_by_one(path: Path, taken: str) -> Iterator[None]:
+    """Hold a file, which is made if there is none, in a folder that is there, unless another process does.
+
+    Args:
+        path: of the file.
+        taken: what to say if another process holds it.
+
+    Raises:
+        RunError: that, or it cannot be opened.
+    """
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it is let go however this process ends
+        except BlockingIOError:
+            raise RunError(taken) from None
+        except OSError as error:
+            raise unwritable(path, error) from error
+        yield
+    finally:
+        os.close(file)
+
+
+def settle(path: Path) -> None:
+    """Wait until what was written to a file, if there is one, is on the disk.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    try:
+        with suppress(FileNotFoundError), path.open("rb") as file:
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
 def append_durably(file: int, path: Path, at: int, line: bytes) -> None:
     """Write a line to an open file, and wait until it is on the disk, even if the file is new.
 
@@ -82,6 +122,8 @@ def append_durably(file: int, path: Path, at: int, line: bytes) -> None:
 
 def unwritable(path: Path, error: OSError) -> RunError:
     """What to say of a file that cannot be written."""
+    if isinstance(error, FileNotFoundError):
+        return RunError(f"'{path}' cannot be written: its folder is gone; put it back, or begin anew")
     return RunError(f"'{path}' cannot be written: {error.strerror}; make room, or give the right to write there")
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -15,6 +16,8 @@ from ist_fed.roster import WAITING
 from ist_fed.run import Run
 
 State = Literal["working", "done", "stopped", "failed", "full"]
+
+_GONE_S = 5.0  # in which a process that was killed is gone; one whom nobody asks how it ended stays, but holds nothing
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,13 @@ class Progress:
         return False
 
     def end(self) -> None:
-        """End the process at once if it is alive, and certainly the one that said so."""
+        """End the process at once if it is alive, and certainly the one that said so; what it held is free then."""
         if self.alive and self.born:
             with suppress(OSError):
                 os.kill(self.process, signal.SIGKILL)
+            deadline = time.monotonic() + _GONE_S
+            while self.alive and time.monotonic() < deadline:
+                time.sleep(0.02)
 
 
 @contextmanager

@@ -5,14 +5,18 @@ runs/digits/
   metrics.jsonl                     one line a round
   checkpoints/round-000040.safetensors, .json
   model.safetensors, model.json     the final network, recalibrated, and how to rebuild it
+  lock                              held by the process that works on the run
 """
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from torch import Tensor
@@ -20,8 +24,10 @@ from torch import Tensor
 from ist_fed import tensors
 from ist_fed.checkpoints import Checkpoint, Checkpoints
 from ist_fed.errors import RunError, ScenarioError
-from ist_fed.files import finite, unwritable, write_atomically
+from ist_fed.files import finite, held_by_one, settle, unwritable, write_atomically
 from ist_fed.scenario import Scenario, differences, parse_scenario
+
+logger = logging.getLogger("ist_fed")
 
 
 class Run:
@@ -56,14 +62,9 @@ class Run:
             folder.mkdir()
             (folder / "checkpoints").mkdir()
         except OSError as error:
-            if not os.path.lexists(folder):
-                raise RunError(
-                    f"the run's folder '{folder}' cannot be made: {error.strerror}; choose another with {option}"
-                ) from error
-            remedy = f"resume it with {resume} {folder}, " if (folder / "scenario.toml").exists() else ""
+            cls.check_new(folder, option=option, resume=resume)
             raise RunError(
-                f"a run never overwrites anything, but '{folder}' exists; {remedy}choose another folder with "
-                f"{option}, or remove it"
+                f"the run's folder '{folder}' cannot be made: {error.strerror}; choose another with {option}"
             ) from error
         try:
             write_atomically(folder / "scenario.toml", scenario.to_toml().encode())
@@ -71,6 +72,20 @@ class Run:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         return cls(folder, scenario)
+
+    @staticmethod
+    def check_new(folder: Path, *, option: str = "--run", resume: str = "--resume") -> None:
+        """See that there is nothing where a new run is to be; the arguments are those of `create`.
+
+        Raises:
+            RunError: there is.
+        """
+        if os.path.lexists(folder):
+            remedy = f"resume it with {resume} {quote(str(folder))}, " if (folder / "scenario.toml").exists() else ""
+            raise RunError(
+                f"a run never overwrites anything, but '{folder}' exists; {remedy}choose another folder with "
+                f"{option}, or remove it"
+            )
 
     @classmethod
     def open(cls, folder: Path, scenario: Scenario | None = None) -> "Run":
@@ -81,7 +96,7 @@ class Run:
             scenario: what is to be run in it; the same as before, but for `rounds`, `record` and `device`.
 
         Raises:
-            RunError: it is no run's folder, or the scenario is another one.
+            RunError: it is no run's folder, the scenario is another one, or another process works on the run.
         """
         try:
             before = parse_scenario((folder / "scenario.toml").read_text(encoding="utf-8"))
@@ -100,10 +115,24 @@ class Run:
         if changed := differences(replace(before, **free), scenario):  # type: ignore[arg-type]
             raise RunError(
                 f"a run is resumed with the scenario it was started with, but '{folder}' differs in "
-                f"{'; '.join(changed)}. Resume without naming a scenario, or start a new run"
+                f"{'; '.join(changed)}, and only {', '.join(free)} may change. Resume without naming a scenario, or "
+                f"start a new run"
             )
-        write_atomically(folder / "scenario.toml", scenario.to_toml().encode())
-        return cls(folder, scenario)
+        run = cls(folder, scenario)
+        with run.held():
+            write_atomically(folder / "scenario.toml", scenario.to_toml().encode())
+        return run
+
+    def held(self) -> AbstractContextManager[None]:
+        """Hold the run: two processes that work on it would write each round twice, and drop each other's checkpoints.
+
+        Raises:
+            RunError: another process holds it, or its folder cannot be written to.
+        """
+        return held_by_one(
+            self.folder / "lock",
+            f"one process at a time works on a run, and one does on '{self.folder}'; wait for its end, or stop it",
+        )
 
     # --- Metrics ------------------------------------------------------------------------------------------------------
 
@@ -147,9 +176,20 @@ class Run:
             self._forget_after(0)
 
     def _forget_after(self, round: int) -> None:
-        """Drop the lines of rounds that will be run again, and those that no reader could read."""
-        kept = [text + "\n" for text in self._lines() if _round_of(_object(text)) <= round]
-        write_atomically(self._metrics, "".join(kept).encode())
+        """Drop the lines of rounds that will be run again, and those that no reader could read, or has read already."""
+        kept = dict[float, str]()
+        for text in self._lines():
+            if (number := _round_of(_object(text))) <= round:
+                kept.setdefault(number, text + "\n")
+        write_atomically(self._metrics, "".join(kept.values()).encode())
+        if lost := sorted({*range(1, round + 1)} - {*kept}):
+            logger.warning(
+                "'%s' lacks the lines of %d rounds before its checkpoint, the first of them round %d; the run goes on "
+                "without them, and so do its reports",
+                self._metrics,
+                len(lost),
+                lost[0],
+            )
 
     # --- Checkpoints --------------------------------------------------------------------------------------------------
 
@@ -163,7 +203,13 @@ class Run:
 
     def stage(self, state: Checkpoint) -> Callable[[], None]:
         """The same in two steps; see `Checkpoints.stage`."""
-        return self._checkpoints.stage(state, self.scenario.record.keep)
+        count = self._checkpoints.stage(state, self.scenario.record.keep)
+
+        def count_with_lines() -> None:
+            settle(self._metrics)  # after a power cut, too, a checkpoint has the lines of its rounds
+            count()
+
+        return count_with_lines
 
     def restore(self) -> Checkpoint:
         """The newest checkpoint that is whole; metrics of later rounds are dropped.
@@ -186,11 +232,18 @@ class Run:
     # --- Stopping from another process --------------------------------------------------------------------------------
 
     def ask_to_stop(self, stop: bool = True) -> None:
-        """Ask whoever trains this run to stop after the round in progress; or take the request back."""
-        if stop:
-            self._stop.touch()
-        else:
-            self._stop.unlink(missing_ok=True)
+        """Ask whoever trains this run to stop after the round in progress; or take the request back.
+
+        Raises:
+            RunError: its folder is gone, or cannot be written to.
+        """
+        try:
+            if stop:
+                self._stop.touch()
+            else:
+                self._stop.unlink(missing_ok=True)
+        except OSError as error:
+            raise unwritable(self._stop, error) from error
 
     def is_asked_to_stop(self) -> bool:
         """Whether someone asked."""

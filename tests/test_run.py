@@ -107,7 +107,8 @@ class TestOpen:
     def test_another_scenario_is_refused_and_the_key_named(self, run: Run, override: str, said: str) -> None:
         with pytest.raises(RunError) as caught:
             Run.open(run.folder, parse_scenario(SCENARIO.to_toml(), [override]))
-        assert f"differs in {said}. Resume without naming a scenario, or start a new run" in str(caught.value)
+        free = "only rounds, record, device may change. Resume without naming a scenario, or start a new run"
+        assert f"differs in {said}, and {free}" in str(caught.value)
         assert Run.open(run.folder).scenario == SCENARIO
 
     def test_a_folder_that_is_none(self, tmp_path: Path) -> None:

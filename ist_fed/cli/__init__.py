@@ -59,8 +59,7 @@ def main() -> None:
         _prepare(sys.argv[1:])
         app()
     except Interrupted as stop:
-        _say(str(stop))
-        sys.exit(STOPPED)
+        sys.exit(stopped(str(stop)))
     except KeyboardInterrupt:
         sys.exit(stopped())
     except SystemExit as end:  # into which typer turns Ctrl-C, without a word

@@ -39,6 +39,6 @@ def local(
             deploy(this, on_line=live.line, supernode=supernode)
     except BaseException:
         if not this.metrics():
-            shutil.rmtree(this.folder)
+            shutil.rmtree(this.folder, ignore_errors=True)  # somebody may have removed or moved it already
         raise
     print_summary(this, output)

@@ -3,6 +3,7 @@
 import logging
 import time
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -65,7 +66,9 @@ def start(
             raise ScenarioError(
                 f"to run '{scenario}' at once, add --run; to run it later, `ist-fed server run {scenario}`"
             )
-        find_scenario(scenario, settings)  # what is wrong with it is said before anything is started
+        wanted = find_scenario(scenario, settings)  # what is wrong with it is said before anything is started
+        if resume is None:
+            Run.check_new(folder or Path("runs", wanted.name), option="--folder")
     with Server(site) as server, Views(output) as views:
         if run or resume is not None:  # now it is certain that the job is this server's
             asked = _run(scenario, settings, folder, resume)
@@ -192,7 +195,7 @@ def _opened(job: jobs.Job) -> Run | None:
 
 
 def _mended(run: Path) -> str:
-    return f"once that is mended, `ist-fed server run --resume {run}` goes on with it"
+    return f"once that is mended, `ist-fed server run --resume {quote(str(run))}` goes on with it"
 
 
 def _run(scenario: str | None, settings: list[str] | None, folder: Path | None, resume: Path | None) -> Run:

@@ -93,15 +93,16 @@ def train(
     One that is resumed before it had anything to go on from starts over.
     """
     goes_on = resume and run.has_state()
-    if not goes_on:
-        run.start_over()
+    with run.held():
+        if not goes_on:
+            run.start_over()
     try:
         check_network_fits(run.scenario)
         with Live(run, output, len(run.metrics())) as live:
             ENGINES[engine](run, resume=goes_on, on_line=both(live.line, on_line), **options)
     except BaseException:
         if not resume and not run.metrics():  # another's folder is not ours to remove
-            shutil.rmtree(run.folder)
+            shutil.rmtree(run.folder, ignore_errors=True)  # somebody may have removed or moved it already
         raise
 
 

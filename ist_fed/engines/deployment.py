@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 
 from ist_fed.engines import flower, jobs
 from ist_fed.engines.server import Server
@@ -64,7 +65,7 @@ def deploy(
     except Interrupted:  # which speaks of a server that is started again; this one is thrown away
         shutil.rmtree(folder, ignore_errors=True)
         if run.metrics():
-            raise Interrupted(f"stopped; resume with `ist-fed simulate --resume {run.folder}`") from None
+            raise Interrupted(f"stopped; resume with `ist-fed simulate --resume {quote(str(run.folder))}`") from None
         raise Interrupted("stopped before the first round was over; there is nothing to resume") from None
     except BaseException:  # whose reason may stand in a log; of anything else nothing is left
         for path in folder.rglob("*"):

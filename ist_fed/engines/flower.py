@@ -23,7 +23,8 @@ from ist_fed.errors import EngineError
 from ist_fed.pki.address import split_port
 
 _START_S = 60.0
-_RELEASE_S = 5.0  # in which a program that was killed lets go of its port
+_RELEASE_S = 5.0  # in which a port that nobody answers on any more is let go
+_ANSWERS_S = 1.0  # in which a program that was told to end answers no longer
 OBJECT_S = 0.05
 """Seconds before an object that is still on its way to the SuperLink is asked for again; Flower waits one."""
 
@@ -180,13 +181,14 @@ def check_free(address: str, use: str, option: str) -> None:
         EngineError: nobody can.
     """
     host, port = split_port(address)
-    deadline = time.monotonic() + _RELEASE_S
+    began = time.monotonic()
     while True:
         try:
             socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
             return
         except OSError as error:
-            if error.errno == errno.EADDRINUSE and time.monotonic() < deadline:
+            patience = _ANSWERS_S if _answers(host, port) else _RELEASE_S
+            if error.errno == errno.EADDRINUSE and time.monotonic() < began + patience:
                 time.sleep(0.1)
                 continue
             why = str(error.strerror).partition(" (while")[0]
@@ -194,6 +196,12 @@ def check_free(address: str, use: str, option: str) -> None:
                 f"{use} '{address}', but it cannot be listened on: {why}; end what listens there, or choose another "
                 f"with {option}"
             ) from error
+
+
+def _answers(host: str, port: int) -> bool:
+    with suppress(OSError), socket.create_connection((host, port), timeout=0.5):
+        return True
+    return False
 
 
 def check_tls(ca: Path, certificate: Path, key: Path) -> None:

@@ -237,7 +237,13 @@ def simulate(
         amp=amp,
     )
     with tf32_products(device) if scenario.precision == "tf32" else nullcontext():
-        federate(grid, run, resume=resume, on_line=on_line)
+        federate(grid, run, resume=resume, on_line=on_line, command=_command(only, memory))
+
+
+def _command(only: Way | None, memory: int | None) -> str:
+    """What trains in the same way, to the bit, when a run goes on."""
+    engine = f" --engine {'inprocess' if only == 'one by one' else only}" if only else ""
+    return f"ist-fed simulate{engine}{f' --memory {memory}' if memory else ''}"
 
 
 one_by_one = partial(simulate, only="one by one")

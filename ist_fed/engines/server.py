@@ -6,6 +6,7 @@ goes on where the last one ended.
 
 import fcntl
 import logging
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -42,6 +43,7 @@ class Server:
         self._programs, self._room = Programs(site), Room()
         self._resting = False  # for want of room
         self._current: Work | None = None
+        self._failed = ""  # how the last run that failed did
 
     def __enter__(self) -> "Server":
         self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -135,11 +137,15 @@ class Server:
             self._programs.start()
         self._programs.admit()
         self._programs.read_logs()
+        if self._current is not None:
+            self._look(self._current, on_line)
         if self._current is None:
             self._current = self._next()
-        if self._current is not None:
-            self._look(self._current, on_line, until_idle)
-        return self._current is not None or not until_idle
+        if self._current is not None or not until_idle:
+            return True
+        if self._failed:
+            raise EngineError(self._failed)
+        return False
 
     def _next(self) -> Work | None:
         for job in jobs.jobs(self._home):
@@ -149,10 +155,15 @@ class Server:
                 except RunError as error:  # its folder is gone, say
                     logger.error("job %d cannot be done: %s", job.number, error)
                     jobs.mark(self._home, job, "failed", str(error))
+                    self._failed = f"the run in '{job.run}' failed: {error}"
         return None
 
-    def _look(self, work: Work, on_line: Callable[[Run, Line], None], until_idle: bool) -> None:
+    def _look(self, work: Work, on_line: Callable[[Run, Line], None]) -> None:
         """See how the run does, and do what that asks for."""
+        if not os.path.exists(work.run.folder):
+            self._programs.end()  # and with them whoever trains it: nobody hears of it any more
+            self._finish(work, "failed", "its folder is gone")
+            return
         if work.submitted is None:
             self._submit(work)
         for line in work.new_lines():
@@ -173,8 +184,6 @@ class Server:
             self._again(work, said.reason)  # clients may come back
         elif said.state == "failed" and self._has_room():  # else it may have failed for that
             self._finish(work, "failed", said.reason)
-            if until_idle:
-                raise EngineError(f"the run in '{work.run.folder}' failed: {said.reason}")
         elif said.state == "done":
             for line in work.new_lines():
                 on_line(work.run, line)
@@ -220,6 +229,7 @@ class Server:
     def _finish(self, work: Work, state: jobs.State, reason: str = "") -> None:
         if state == "failed":
             logger.error("run '%s' failed: %s", work.run.scenario.name, reason)
+            self._failed = f"the run in '{work.run.folder}' failed: {reason}"
         jobs.mark(self._home, work.job, state, reason)
         self._current = None
 
@@ -227,7 +237,7 @@ class Server:
         """Let the run in progress end its round and save; it stays `running`, for the next start."""
         if self._current is None:
             return
-        with suppress(FileNotFoundError):  # somebody removed its folder: there is nothing to save
+        with suppress(RunError):  # somebody removed its folder: there is nothing to save
             self._current.run.ask_to_stop()
         self._await_end(self._current.run)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from ist_fed.engines import flower
@@ -43,10 +44,11 @@ def simulate(run: Run, *, resume: bool = False, on_line: Callable[[dict[str, Any
     if run.scenario.precision == "tf32":
         raise EngineError("precision 'tf32' is for clients in this process; use --engine auto, or 'bf16'")
     home = run.folder.absolute() / "flower"
-    shutil.rmtree(home, ignore_errors=True)  # what an earlier, interrupted run left
-    home.mkdir()
-    if resume:
-        run.restore()  # drops the lines of rounds that will be run again
+    with run.held():
+        shutil.rmtree(home, ignore_errors=True)  # what an earlier, interrupted run left
+        home.mkdir()
+        if resume:
+            run.restore()  # drops the lines of rounds that will be run again
     seen = len(run.metrics())
     with _superlink(home):
         number = _submit(run, home, resume)
@@ -58,7 +60,7 @@ def simulate(run: Run, *, resume: bool = False, on_line: Callable[[dict[str, Any
                 _watch(run, number, home, seen, lambda line: None)
             raise Interrupted(
                 f"stopped after round {len(run.metrics())} of {run.scenario.rounds}; its state is saved. "
-                f"Resume with: ist-fed simulate --engine ray --resume {run.folder}"
+                f"Resume with: ist-fed simulate --engine ray --resume {quote(str(run.folder))}"
             ) from None
     shutil.rmtree(home, ignore_errors=True)
 

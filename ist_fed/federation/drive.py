@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from shlex import quote
 
 from flwr.serverapp import Grid
 
@@ -23,6 +24,7 @@ def federate(
     resume: bool = False,
     on_line: Callable[[Line], None] = lambda line: None,
     ledgers: Sequence[Path] = (),
+    command: str = "ist-fed simulate",
 ) -> None:
     """Run a scenario on the clients of a grid, and leave everything in the run's folder.
 
@@ -32,11 +34,19 @@ def federate(
         resume: go on from the newest checkpoint.
         on_line: called with each round's line of metrics.
         ledgers: files in which the privacy of these clients is counted beside the run's own, whatever the run.
+        command: by which it goes on in the same way when it was stopped, for the message.
 
     Raises:
         Interrupted: Ctrl-C; a checkpoint of the last whole round was written first.
         IstFedError: what went wrong; the last whole round is saved here too.
     """
+    with run.held():
+        _train(grid, run, resume, on_line, ledgers, command)
+
+
+def _train(
+    grid: Grid, run: Run, resume: bool, on_line: Callable[[Line], None], ledgers: Sequence[Path], command: str
+) -> None:
     scenario = run.scenario
     run.ask_to_stop(False)  # by whoever stopped it the last time
     task = load_task(scenario.task, scenario.options)
@@ -72,7 +82,7 @@ def federate(
             raise Interrupted("stopped before the first round was over or saved; there is nothing to resume") from None
         raise Interrupted(
             f"stopped after round {recorder.saved} of {scenario.rounds}; its state is saved. "
-            f"Resume with: ist-fed simulate --resume {run.folder}"
+            f"Resume with: {command} --resume {quote(str(run.folder))}"
         ) from None
     except BaseException:
         recorder.save()

@@ -1,7 +1,10 @@
 """What a run leaves on disk: a line and, when due, a checkpoint after each round; the network at the end."""
 
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -89,7 +92,8 @@ class Recorder:
     def save(self) -> None:
         """Write a checkpoint of the last whole round, unless there is one, or its arrays were written over."""
         if self.state.round > self.saved and self.state.arrays:
-            self._run.checkpoint(self.state)
+            with _undisturbed():
+                self._run.checkpoint(self.state)
             self.saved = self.state.round
 
     def finish(self) -> None:
@@ -144,3 +148,17 @@ class Recorder:
         if self._private is not None:
             line |= {"merged": None, "epsilon": self._private.ledger.epsilon(), "delta": scenario.privacy.delta}
         return line
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let a state be saved although whoever asked for the end asks once more."""
+    if threading.current_thread() is not threading.main_thread():  # where signals do not arrive
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

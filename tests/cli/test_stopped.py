@@ -43,7 +43,8 @@ def test_a_folder_that_was_there_before_is_never_removed(ist_fed: Command) -> No
     code, _, err = ist_fed("simulate", "--resume", "mine")
     assert code == 1
     assert "resumed from a checkpoint" in err
-    assert sorted(path.name for path in mine.iterdir()) == ["model.safetensors", "notes.txt", "scenario.toml"]
+    left = ["lock", "model.safetensors", "notes.txt", "scenario.toml"]
+    assert sorted(path.name for path in mine.iterdir()) == left
 
 
 def test_a_new_run_that_fails_before_its_first_round_leaves_no_folder(ist_fed: Command) -> None:  # noqa: F811
@@ -165,7 +166,7 @@ def test_a_server_that_cannot_start_leaves_no_job_and_no_folder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Or the same command would find the folder in its way, and one for a second server be done by the first."""
-    monkeypatch.setattr(flower, "_RELEASE_S", 0.0)
+    monkeypatch.setattr(flower, "_ANSWERS_S", 0.0)
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         command = ["server", "start", "tiny.toml", "--run", "--insecure", "--streams", "0"]
@@ -175,6 +176,17 @@ def test_a_server_that_cannot_start_leaves_no_job_and_no_folder(
             assert "in use" in err
     assert not Path("runs").exists()
     assert not jobs.jobs(Path("federation", "superlink"))
+
+
+def test_a_folder_that_is_in_the_way_is_said_before_a_server_is_started(
+    ist_fed: Command,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Programs, "start", lambda programs: pytest.fail("Flower's programs were started"))
+    Path("mine").mkdir()
+    code, _, err = ist_fed("server", "start", "tiny.toml", "--run", "--folder", "mine", "--insecure")
+    assert code == 1
+    assert "'mine' exists; choose another folder with --folder, or remove it" in err
 
 
 def test_a_server_that_was_killed_goes_on_with_a_run_that_it_is_told_to_resume(

@@ -61,7 +61,7 @@ def test_without_tls_a_server_listens_on_loopback_only(tmp_path: Path, address: 
 
 @pytest.mark.parametrize(("host", "why"), [("127.0.0.1", "in use"), ("192.0.2.1", "assign requested address")])
 def test_why_nobody_can_listen_at_an_address_is_said(host: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flower, "_RELEASE_S", 0.2)
+    monkeypatch.setattr(flower, "_ANSWERS_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"{host}:{other.getsockname()[1]}"
         with pytest.raises(EngineError, match=f"'{address}', but it cannot be listened on: .*{why}"):
@@ -71,7 +71,7 @@ def test_why_nobody_can_listen_at_an_address_is_said(host: str, why: str, monkey
 def test_a_port_for_subnets_that_is_taken_is_found_when_the_server_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flower, "_RELEASE_S", 0.2)
+    monkeypatch.setattr(flower, "_ANSWERS_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         why = rf"travel on '127.0.0.1:{port}', but it cannot be listened on: .*in use; .*with --streams"
@@ -137,6 +137,61 @@ def test_a_server_stops_though_the_folder_of_its_run_is_gone(tmp_path: Path, mon
     monkeypatch.setattr(Server, "_step", interrupt)
     with Server(Site(tmp_path, "127.0.0.1:9092")) as server, pytest.raises(Interrupted):
         server.serve()
+
+
+def test_a_run_whose_folder_goes_has_failed_and_those_behind_it_are_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stayed `running`; and of several runs a server that was to end when all are done did the first."""
+    for name in ("gone", "next"):
+        jobs.add(tmp_path, Run.create(tmp_path / name, SCENARIO).folder)
+
+    def submit(server: Server, work: Work) -> None:
+        work.submitted = 0.0
+        if work.run.folder.name == "gone":
+            shutil.rmtree(work.run.folder)
+        else:
+            with reported(work.run):
+                pass
+
+    for name in ("start", "admit", "read_logs"):
+        monkeypatch.setattr(Programs, name, lambda programs: None)
+    monkeypatch.setattr(Programs, "started", True)
+    monkeypatch.setattr(Server, "_submit", submit)
+    monkeypatch.setattr(Server, "_why_not_begun", lambda server, work: "")
+    why = r"the run in '.*gone' failed: its folder is gone"
+    with Server(Site(tmp_path, "127.0.0.1:9092")) as server, pytest.raises(EngineError, match=why):
+        server.serve(until_idle=True)
+    assert [job.state for job in jobs.jobs(tmp_path)] == ["failed", "done"]
+
+
+def test_a_run_that_is_given_up_is_a_failure_for_whoever_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`deploy local` printed the result of what there was, and ended with 0."""
+    jobs.add(tmp_path, Run.create(tmp_path / "run", SCENARIO).folder)
+    for name in ("start", "admit", "read_logs"):
+        monkeypatch.setattr(Programs, name, lambda programs: None)
+    monkeypatch.setattr(Programs, "started", True)
+    monkeypatch.setattr(Server, "_submit", lambda server, work: None)
+    monkeypatch.setattr(Server, "_why_not_begun", lambda server, work: "it ended before it began")
+    monkeypatch.setattr("ist_fed.engines.server._LOOK_S", 0.0)
+    why = r"failed: it ended before it began, 5 times without progress"
+    with Server(Site(tmp_path, "127.0.0.1:9092")) as server, pytest.raises(EngineError, match=why):
+        server.serve(until_idle=True)
+
+
+def test_a_port_that_is_let_go_is_waited_for_and_one_where_somebody_answers_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(flower, "_ANSWERS_S", 0.0)
+    monkeypatch.setattr(flower, "_RELEASE_S", 1e9)
+    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(EngineError, match="in use"):
+        check_free(f"127.0.0.1:{other.getsockname()[1]}", "clients are awaited on", "--listen")
+    held = socket.socket()
+    held.bind(("127.0.0.1", 0))
+    monkeypatch.setattr(time, "sleep", lambda seconds: held.close())
+    check_free(f"127.0.0.1:{held.getsockname()[1]}", "clients are awaited on", "--listen")
 
 
 class TestProgress:
