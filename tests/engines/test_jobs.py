@@ -158,7 +158,7 @@ def test_a_run_whose_folder_goes_has_failed_and_those_behind_it_are_done(
         monkeypatch.setattr(Programs, name, lambda programs: None)
     monkeypatch.setattr(Programs, "started", True)
     monkeypatch.setattr(Server, "_submit", submit)
-    monkeypatch.setattr(Server, "_why_not_begun", lambda server, work: "")
+    monkeypatch.setattr(Server, "_why_not_begun", lambda server, work: "it ended")
     why = r"the run in '.*gone' failed: its folder is gone"
     with Server(Site(tmp_path, "127.0.0.1:9092")) as server, pytest.raises(EngineError, match=why):
         server.serve(until_idle=True)
