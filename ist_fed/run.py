@@ -9,7 +9,6 @@ runs/digits/
 """
 
 import json
-import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -24,10 +23,9 @@ from torch import Tensor
 from ist_fed import tensors
 from ist_fed.checkpoints import Checkpoint, Checkpoints
 from ist_fed.errors import RunError, ScenarioError
-from ist_fed.files import finite, held_by_one, settle, unwritable, write_atomically
+from ist_fed.files import finite, held_by_one, unwritable, write_atomically
+from ist_fed.metrics import Metrics
 from ist_fed.scenario import Scenario, differences, parse_scenario
-
-logger = logging.getLogger("ist_fed")
 
 
 class Run:
@@ -40,7 +38,7 @@ class Run:
 
     def __init__(self, folder: Path, scenario: Scenario) -> None:
         self.folder, self.scenario = folder, scenario
-        self._metrics = folder / "metrics.jsonl"
+        self._metrics = Metrics(folder / "metrics.jsonl")
         self._checkpoints = Checkpoints(folder / "checkpoints")
         self._stop = folder / "stop"
 
@@ -142,54 +140,15 @@ class Run:
         Raises:
             RunError: a line cannot be read; the message says which.
         """
-        lines = []
-        for number, text in enumerate(self._lines(), 1):
-            if (line := _object(text)) is None:
-                raise RunError(
-                    f"every line of '{self._metrics}' is a JSON object, but line {number} is not: {text[:80]!r}; "
-                    f"mend or remove it"
-                )
-            lines.append(line)
-        return lines
+        return self._metrics.read()
 
     def record(self, line: Mapping[str, Any]) -> None:
         """Append one round's line; a number that is not finite is written as null, for JSON knows none."""
-        try:
-            with self._metrics.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(finite(line), allow_nan=False) + "\n")
-        except OSError as error:
-            raise unwritable(self._metrics, error) from error
-
-    def _lines(self) -> list[str]:
-        """The whole lines: what follows the last line break is still being written, or was cut short by a crash."""
-        try:
-            text = self._metrics.read_text(encoding="utf-8", errors="replace")
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise RunError(f"'{self._metrics}' cannot be read: {error.strerror}") from error
-        return text.split("\n")[:-1]
+        self._metrics.append(line)
 
     def start_over(self) -> None:
         """Drop the lines of a run that ended before its first checkpoint: all its rounds will be run again."""
-        if self._metrics.exists():
-            self._forget_after(0)
-
-    def _forget_after(self, round: int) -> None:
-        """Drop the lines of rounds that will be run again, and those that no reader could read, or has read already."""
-        kept = dict[float, str]()
-        for text in self._lines():
-            if (number := _round_of(_object(text))) <= round:
-                kept.setdefault(number, text + "\n")
-        write_atomically(self._metrics, "".join(kept.values()).encode())
-        if lost := sorted({*range(1, round + 1)} - {*kept}):
-            logger.warning(
-                "'%s' lacks the lines of %d rounds before its checkpoint, the first of them round %d; the run goes on "
-                "without them, and so do its reports",
-                self._metrics,
-                len(lost),
-                lost[0],
-            )
+        self._metrics.forget_after(0)
 
     # --- Checkpoints --------------------------------------------------------------------------------------------------
 
@@ -206,7 +165,7 @@ class Run:
         count = self._checkpoints.stage(state, self.scenario.record.keep)
 
         def count_with_lines() -> None:
-            settle(self._metrics)  # after a power cut, too, a checkpoint has the lines of its rounds
+            self._metrics.settle()  # after a power cut, too, a checkpoint has the lines of its rounds
             count()
 
         return count_with_lines
@@ -218,7 +177,7 @@ class Run:
             RunError: there is none.
         """
         state = self._checkpoints.restore()
-        self._forget_after(state.round)
+        self._metrics.forget_after(state.round)
         return state
 
     def has_checkpoint(self) -> bool:
@@ -259,17 +218,3 @@ class Run:
         """
         write_atomically(self.folder / "model.safetensors", tensors.written(arrays))
         write_atomically(self.folder / "model.json", json.dumps(finite(about), indent=2).encode())
-
-
-def _object(text: str) -> dict[str, Any] | None:
-    try:
-        line = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return line if isinstance(line, dict) else None
-
-
-def _round_of(line: Mapping[str, Any] | None) -> float:
-    """The round of a line; infinity, so after every other, if it does not say."""
-    number = (line or {}).get("round")
-    return number if isinstance(number, int) else float("inf")

@@ -29,7 +29,7 @@ FLOORS = [
     ["lending", "options"],
     ["conductor"],
     ["strategy", "scenario"],
-    ["checkpoints"],
+    ["checkpoints", "metrics"],
     ["run"],
     ["federation", "report", "progress", "methods", "search"],
     ["engines"],
