@@ -9,8 +9,7 @@ STOPPED = 130
 
 
 def stopped(said: str = "stopped; nothing was lost") -> int:
-    """Say that Ctrl-C was heeded; gives the exit code. Another one changes nothing: the end has come."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Say that Ctrl-C was heeded; gives the exit code."""
     print(said, file=sys.stderr)
     return STOPPED
 
@@ -25,6 +24,8 @@ def main() -> None:
         run()
     except KeyboardInterrupt:
         sys.exit(stopped())
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the last word is said; what Python ends with need not be stopped
 
 
 if __name__ == "__main__":

@@ -137,15 +137,14 @@ class Server:
             self._programs.start()
         self._programs.admit()
         self._programs.read_logs()
-        if self._current is not None:
-            self._look(self._current, on_line)
         if self._current is None:
             self._current = self._next()
-        if self._current is not None or not until_idle:
+        if self._current is not None:
+            self._look(self._current, on_line)
             return True
-        if self._failed:
+        if until_idle and self._failed:
             raise EngineError(self._failed)
-        return False
+        return not until_idle
 
     def _next(self) -> Work | None:
         for job in jobs.jobs(self._home):
