@@ -3,8 +3,10 @@
 import gc
 import logging
 import os
+import platform
 import signal
 import sys
+from importlib.metadata import version
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -12,6 +14,7 @@ import typer
 import typer.core
 from rich.logging import RichHandler
 
+from ist_fed import __version__
 from ist_fed.__main__ import STOPPED, stopped
 from ist_fed.cli.commands import COMMANDS, Commands, load
 from ist_fed.cli.console import console
@@ -33,9 +36,19 @@ app = typer.Typer(
 )
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        below = ", ".join(f"{name} {version(name)}" for name in ("flwr", "torch"))
+        print(f"ist-fed {__version__} ({below}, Python {platform.python_version()})")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and log everything.")] = False,
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     """Options before the command."""
     logger = logging.getLogger("ist_fed")

@@ -1,7 +1,9 @@
 """The commands: what is said of each before it is imported is what it says itself, and what they import."""
 
+import platform
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import click
@@ -28,11 +30,17 @@ def test_all_commands_are_listed() -> None:
     assert all(text.rstrip(".").split()[-1] in help for text in COMMANDS.values()), "a sentence is cut"
 
 
-@pytest.mark.parametrize("words", [["--help"], ["provision", "--help"], ["simulat"]])
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["provision", "--help"], ["simulat"]])
 def test_what_needs_no_torch_does_not_wait_for_it(words: list[str]) -> None:
     imported = run("-X", "importtime", *words).stderr
     assert " ist_fed.cli.commands\n" in imported
     assert not {line.rpartition("|")[2].strip() for line in imported.splitlines()} & {"torch", "flwr", "numpy"}
+
+
+def test_a_report_of_a_bug_can_say_what_it_was_of() -> None:
+    said = run("--version")
+    known = (version("ist-fed"), version("flwr"), version("torch"), platform.python_version())
+    assert (said.returncode, said.stdout) == (0, "ist-fed {} (flwr {}, torch {}, Python {})\n".format(*known))
 
 
 def test_files_of_a_users_folder_are_not_taken_for_pythons(tmp_path: Path) -> None:
