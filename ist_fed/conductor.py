@@ -76,7 +76,6 @@ class Conductor:
         self._new_coverage = partial(Coverage, self._template, self.axes, self.sizes)
         self._new_server = partial(Server, server_optimizer or ServerOptimizer(), parameters, self.axes)
         self._new_travelling = partial(Travelling, model, self.axes)
-        self._begin()
         plain = Terms(rule=rule, local_steps=local_steps, training=training or Training())
         self.course = Course(phases, plain)
         own = server_optimizer not in (None, ServerOptimizer())
@@ -106,19 +105,23 @@ class Conductor:
             min_limit,
             network.width if network else lambda client: 1.0,
         )
-        self._roster = self._new_roster()
         self._network = network
         self._simulated: SimulatedRound | None = None
         self._new_sealed = partial(SealedRounds, secure, build) if secure else None
         self._sealed: SealedRounds | None = None
         self._in_place = in_place
-        self._rounds: int | None = None  # of the whole run, for the learning rate; `start` knows it
         self._open: Round | None = None
+        self._begin()
 
     def _begin(self) -> None:
         """Forget an earlier run: with its momentum, another one would not be what its seed says."""
         self.coverage, self.server, self.travelling = self._new_coverage(), self._new_server(), self._new_travelling()
         self.loans: dict[str, Tensor] = {}  # of the report after which a run is taken up
+        self._rounds: int | None = None  # of the whole run, for the learning rate; `start` knows it
+        self._roster = self._new_roster()
+        self.course.rewind(1)
+        if self._robust is not None:
+            self._robust.forget()
 
     def summary(self) -> None:
         """Log what is trained and how."""

@@ -107,6 +107,8 @@ class IndependentSubnetTraining(Conductor, Strategy):
         """Plan a round and cut a subnet for each node; one packed subnet serves its whole cohort."""
         if self._lease is not None:
             raise RoundError("leases know no rounds, which Flower's hooks are for; run this strategy's own start()")
+        if server_round == 1:
+            self._begin()
         if self._rounds is None and self.course.terms(server_round, None).training.schedule == "cosine":
             raise RoundError(
                 "the cosine schedule needs the number of rounds, which Flower's hooks do not say; run this strategy's "
@@ -116,8 +118,6 @@ class IndependentSubnetTraining(Conductor, Strategy):
             raise RoundError(
                 "a secure round has five steps, which Flower's hooks have not; run this strategy's start()"
             )
-        if server_round == 1:
-            self._begin()
         wide = wire.from_record(arrays, self._template)
         self._open, assignments = self._assign(server_round, wide, grid, timeout=3600)
         return list(self._messages(self._open, assignments, config, timeout=3600))

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from itertools import pairwise
 from math import cos, pi
 from pathlib import Path
@@ -22,6 +23,7 @@ from ist_fed.checkpoints import Checkpoint, Checkpoints
 from ist_fed.engines.inprocess import InProcessGrid
 from ist_fed.errors import AxesError, RoundError, WireError
 from ist_fed.evaluate import evaluate, network, ready
+from ist_fed.robust import Keeper, Robust
 from ist_fed.seeds import generator
 from ist_fed.server_optimizer import ServerOptimizer
 from ist_fed.train import Training
@@ -699,11 +701,16 @@ def test_arrays_of_another_model_are_refused_before_anything_is_sent() -> None:
 @pytest.mark.parametrize("start", [IndependentSubnetTraining.start, Strategy.start], ids=["start", "hooks"])
 @pytest.mark.parametrize(
     "options",
-    [{"server_optimizer": ServerOptimizer(optimizer="momentum")}, {"training": Training(state="travels")}],
-    ids=["server", "travels"],
+    [
+        {"server_optimizer": ServerOptimizer(optimizer="momentum")},
+        {"training": Training(state="travels")},
+        {"robust": lambda: Keeper(Robust(norm_bound=1.0))},
+    ],
+    ids=["server", "travels", "robust"],
 )
 def test_a_second_run_knows_nothing_of_the_first(start: Callable[..., Any], options: dict[str, Any]) -> None:
     task, reports = tiny.Tiny(), []
+    options = {key: value() if callable(value) else value for key, value in options.items()}
     made = tiny.strategy(task, HALVES, on_round=reports.append, **options)
     for _ in range(2):
         grid = InProcessGrid(2, tiny.handlers(task, 2))
@@ -711,6 +718,17 @@ def test_a_second_run_knows_nothing_of_the_first(start: Callable[..., Any], opti
     first, second = reports[:3], reports[3:]
     assert [report.coverage for report in first] == [report.coverage for report in second]
     assert tiny.same(first[-1].arrays, second[-1].arrays)
+
+
+def test_by_flowers_hooks_too_a_second_run_begins_with_equal_shares_and_without_a_number_of_rounds() -> None:
+    task, reports = tiny.Tiny(), []
+    made = tiny.strategy(task, HALVES, adapt=True, on_round=reports.append)
+    initial = wire.to_record(tiny.initial(task))
+    for start in (made.start, partial(Strategy.start, made)):
+        made._roster.learn({node: ({}, 9.0**at) for at, node in enumerate(made._roster._known)})
+        start(grid=InProcessGrid(2, tiny.handlers(task, 2)), initial_arrays=initial, num_rounds=1)
+    assert tiny.same(reports[0].arrays, reports[1].arrays)
+    assert made._rounds is None
 
 
 def test_the_initial_arrays_are_not_changed() -> None:

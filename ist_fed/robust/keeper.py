@@ -67,6 +67,10 @@ class Keeper:
         self.resume(told)
         return told
 
+    def forget(self) -> None:
+        """Begin anew, with no round before."""
+        self._medians.clear()
+
     def resume(self, line: Mapping[str, Any]) -> None:
         """Take in what an earlier round's line of metrics says."""
         if line.get("update_length"):
