@@ -1,5 +1,6 @@
 """Files that are either the old ones or the whole new ones, and what JSON can say in them."""
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,6 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from ist_fed.errors import RunError
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+_held = set[int]()
+
+
+def _let_go() -> None:
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def write_atomically(path: Path, data: bytes | bytearray | Iterable[bytes | memoryview]) -> None:
@@ -57,6 +69,9 @@ def held_alone(path: Path) -> Iterator[int]:
 def held_by_one(path: Path, taken: str) -> Iterator[None]:
     """Hold a file, which is made if there is none, in a folder that is there, unless another process does.
 
+    A process that is forked meanwhile, for a pool of workers, say, holds nothing, and so cannot hold it for longer. On
+    a file system that knows no locks nobody is kept away.
+
     Args:
         path: of the file.
         taken: what to say if another process holds it.
@@ -68,16 +83,20 @@ def held_by_one(path: Path, taken: str) -> Iterator[None]:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise unwritable(path, error) from error
+    _held.add(file)
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it is let go however this process ends
         except BlockingIOError:
             raise RunError(taken) from None
         except OSError as error:
-            raise unwritable(path, error) from error
+            if error.errno not in _NO_LOCKS:
+                raise unwritable(path, error) from error
         yield
     finally:
-        os.close(file)
+        if file in _held:  # and this is not a process that was forked
+            _held.remove(file)
+            os.close(file)
 
 
 def settle(path: Path) -> None:

@@ -60,6 +60,38 @@ def test_two_processes_do_not_work_on_one_run(run: Run) -> None:
     assert rounds(run) == [1, 2, 3, 4]
 
 
+def test_a_process_that_was_forked_meanwhile_holds_nothing(run: Run) -> None:
+    """A task's pool of workers outlives a process that is killed, and the run could not go on."""
+    ready, done = os.pipe(), os.pipe()
+    with run.held():
+        child = os.fork()
+        if not child:
+            os.close(done[1])
+            os.write(ready[1], b".")
+            os.read(done[0], 1)
+            os._exit(0)
+        os.read(ready[0], 1)
+        with pytest.raises(RunError, match="one process at a time"), run.held():
+            pass
+    with run.held():
+        pass
+    for end in (done[1], done[0], *ready):
+        os.close(end)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_that_knows_no_locks_is_no_reason_not_to_train(
+    number: int, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(file: int, how: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    ENGINES["inprocess"](run)
+    assert rounds(run) == [1, 2, 3, 4]
+
+
 def test_lines_that_were_lost_or_doubled_are_named_or_dropped(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     for round in (1, 2, 2, 4, 1, 6):
         run.record({"round": round})
