@@ -1,5 +1,6 @@
 """Examples of a dataset as batches on a device."""
 
+import logging
 from collections.abc import Iterator, Sequence, Sized
 from math import ceil
 from typing import Any, cast
@@ -9,8 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
-from ist_fed.errors import TaskError, TrainingError
+from ist_fed.errors import TaskError, TrainingError, raised
 from ist_fed.tasks.task import Batch
+
+logger = logging.getLogger("ist_fed")
 
 
 def batches(examples: int, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
@@ -54,7 +57,7 @@ def first_readable(data: Dataset[Batch], device: torch.device) -> Batch:
     """The first example that can be read, as a batch of one; for its shape.
 
     Raises:
-        TaskError: none can be; why not, of the first, is the cause.
+        TaskError: none can be; why not, of the first, is in the log alone, for it may tell of the example.
     """
     failed: Exception | None = None
     for at in range(length(data)):
@@ -62,8 +65,11 @@ def first_readable(data: Dataset[Batch], device: torch.device) -> Batch:
             return fetch(data, np.array([at]), device)
         except Exception as error:
             failed = failed or error
+    if failed is not None:
+        logger.error("none of %d examples can be read; of the first: %s", length(data), raised(failed))
     raise TaskError(
-        "the data must hold at least one example that can be read, to take its shape from, but they hold none"
+        "the data must hold at least one example that can be read, to take its shape from, but they hold none; where "
+        "they lie, the log says why"
     ) from failed
 
 

@@ -195,6 +195,14 @@ class TestMemory:
         assert "client 2 trains without knowing how much memory that takes" in caplog.text
         assert "must work on arrays without numbers" in refusal(worker(Asking(), memory=1 << 40))
 
+    def test_why_no_example_can_be_read_is_said_where_they_lie(self, caplog: pytest.LogCaptureFixture) -> None:
+        class Torn(tiny.Tiny):
+            def client_data(self, client: int, clients: int) -> list[str]:  # type: ignore[override]
+                return ["neither inputs nor target"]
+
+        assert "hold none; where they lie, the log says why" in refusal(worker(Torn(), memory=1 << 40))
+        assert "none of 1 examples can be read; of the first: TaskError: an example must be a tuple" in caplog.text
+
     def test_an_empty_share_is_said_as_always(self) -> None:
         assert "a client needs at least one example" in refusal(worker(tiny.Tiny(examples=0), memory=1))
 
