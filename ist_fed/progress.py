@@ -17,7 +17,7 @@ from ist_fed.run import Run
 
 State = Literal["working", "done", "stopped", "failed", "full"]
 
-_GONE_S = 5.0  # in which a process that was killed is gone; one whom nobody asks how it ended stays, but holds nothing
+_GONE_S = 5.0  # in which a process that was killed is gone
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,12 @@ def _write(run: Run, state: State, reason: str = "", waiting: str = "") -> None:
 
 
 def _born(process: int) -> str:
-    """Which start of the machine a process began after, and how long after."""
+    """Which start of the machine a process began after, and how long after; of one that has ended, nothing."""
     with suppress(OSError, IndexError):
-        # Its name, in brackets, may hold anything; of what follows, the twentieth is the time.
-        ticks = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
-        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {ticks}"
+        # Its name, in brackets, may hold anything; of what follows, the first is the state, and the twentieth the time.
+        facts = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        if facts[0] != "Z":  # one whom nobody has asked yet how it ended stays, but holds nothing
+            return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {facts[19]}"
     return ""
 
 

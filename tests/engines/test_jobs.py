@@ -26,7 +26,7 @@ from ist_fed.engines.site import Site, about, about_file, ask_to_stop
 from ist_fed.engines.work import Work
 from ist_fed.errors import EngineError, Interrupted
 from ist_fed.pki import Federation, make_request
-from ist_fed.progress import _born, forget, progress, reported
+from ist_fed.progress import Progress, _born, forget, progress, reported
 from ist_fed.roster import WAITING
 from ist_fed.run import Run
 from ist_fed.scenario import parse_scenario
@@ -250,6 +250,16 @@ class TestProgress:
         said = progress(run)
         assert said is not None
         assert not said.alive
+
+    @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="here no process says when it began")
+    def test_a_process_that_has_ended_and_was_not_asked_how_is_not_alive(self) -> None:
+        """In a container nobody may ask."""
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+            said = Progress("working", process.pid, born=_born(process.pid))
+            assert said.alive
+            process.kill()
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            assert not said.alive
 
     @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="here no process says when it began")
     def test_it_ends_who_said_so_and_never_another_of_the_same_id(self, tmp_path: Path) -> None:
