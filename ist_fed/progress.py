@@ -116,9 +116,10 @@ def _write(run: Run, state: State, reason: str = "", waiting: str = "") -> None:
 def _born(process: int) -> str:
     """Which start of the machine a process began after, and how long after; of one that has ended, nothing."""
     with suppress(OSError, IndexError):
-        # Its name, in brackets, may hold anything; of what follows, the first is the state, and the twentieth the time.
+        # Its name, in brackets, may hold anything; of what follows, the 1st is its state, the 18th how many threads it
+        # has, and the 20th the time.
         facts = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-        if facts[0] != "Z":  # one whom nobody has asked yet how it ended stays, but holds nothing
+        if facts[0] != "Z" or int(facts[17]) > 1:  # one whom nobody asks how it ended stays, but holds nothing
             return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {facts[19]}"
     return ""
 
