@@ -25,7 +25,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(stopped())
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the last word is said; what Python ends with need not be stopped
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the last word is said; one more Ctrl-C ends it without another
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def held_by_one(path: Path, taken: str) -> Iterator[None]:
 
     Args:
         path: of the file.
-        taken: what to say if another process holds it.
+        taken: what to say if another process holds it; its id, which the file holds, is added.
 
     Raises:
         RunError: that, or it cannot be opened.
@@ -88,10 +88,14 @@ def held_by_one(path: Path, taken: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it is let go however this process ends
         except BlockingIOError:
-            raise RunError(taken) from None
+            process = os.pread(file, 20, 0).decode()
+            raise RunError(f"{taken} (process {process})" if process else taken) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise unwritable(path, error) from error
+        with suppress(OSError):  # a full disk is the affair of whoever has something to write
+            os.ftruncate(file, 0)
+            os.pwrite(file, str(os.getpid()).encode(), 0)
         yield
     finally:
         if file in _held:  # and this is not a process that was forked

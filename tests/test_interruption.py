@@ -43,7 +43,7 @@ def test_two_processes_do_not_work_on_one_run(run: Run) -> None:
     """They wrote every round twice, and dropped each other's checkpoints."""
     with pytest.raises(Interrupted):
         ENGINES["inprocess"](run, on_line=lambda line: run.ask_to_stop(line["round"] == 2))
-    before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+    before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file() and path.name != "lock"}
     longer = replace(run.scenario, rounds=9)
     with Run(run.folder, run.scenario).held():
         for work in (
@@ -52,7 +52,7 @@ def test_two_processes_do_not_work_on_one_run(run: Run) -> None:
             partial(Run.open, run.folder, longer),
         ):
             with pytest.raises(
-                RunError, match=r"one process at a time works on a run, and one does on '.*a run'; wait"
+                RunError, match=rf"one process at a time .* one does on '.*a run'; wait .* \(process {os.getpid()}\)"
             ):
                 work()
     assert {path: path.read_bytes() for path in before} == before
@@ -169,13 +169,22 @@ def test_a_second_ctrl_c_does_not_spoil_what_the_first_saves(run: Run, monkeypat
     assert long.restore().round == 2
 
 
-def test_a_ctrl_c_after_the_last_word_changes_nothing() -> None:
-    code = (
-        "import atexit, os, signal, sys; from ist_fed.__main__ import main\n"
-        "atexit.register(os.kill, os.getpid(), signal.SIGINT); sys.argv[1:] = ['--help']; main()"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+@pytest.mark.parametrize(
+    "late",
+    [
+        "atexit.register(os.kill, os.getpid(), signal.SIGINT)",
+        "def late(): threading.main_thread().join(); os.kill(os.getpid(), signal.SIGINT); time.sleep(60)\n"
+        "threading.Thread(target=late).start()",
+    ],
+    ids=["end", "thread"],
+)
+def test_a_ctrl_c_after_the_last_word_ends_without_another(late: str) -> None:
+    """Also where Python would wait for a thread of the task's."""
+    code = "import atexit, os, signal, sys, threading, time; from ist_fed.__main__ import main\n"
+    code += f"{late}\nsys.argv[1:] = ['--help']; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert done.stderr == ""
+    assert done.returncode == -signal.SIGINT
 
 
 def test_a_process_that_was_ended_holds_nothing_any_more(run: Run) -> None:
