@@ -143,6 +143,15 @@ def append_durably(file: int, path: Path, at: int, line: bytes) -> None:
         raise unwritable(path, error) from error
 
 
+def is_gone(folder: Path) -> bool:
+    """Whether there is no such folder; while its disk does not answer, that is not known."""
+    try:
+        folder.stat()
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
+    return False
+
+
 def unwritable(path: Path, error: OSError) -> RunError:
     """What to say of a file that cannot be written."""
     if isinstance(error, FileNotFoundError):

@@ -6,7 +6,6 @@ goes on where the last one ended.
 
 import fcntl
 import logging
-import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +18,7 @@ from ist_fed.engines.site import Site, about_file
 from ist_fed.engines.work import Work
 from ist_fed.errors import EngineError, Interrupted, RoundError, RunError, out_of_room
 from ist_fed.federation import Line
+from ist_fed.files import is_gone
 from ist_fed.progress import forget, progress
 from ist_fed.run import Run
 
@@ -159,7 +159,7 @@ class Server:
 
     def _look(self, work: Work, on_line: Callable[[Run, Line], None]) -> None:
         """See how the run does, and do what that asks for."""
-        if not os.path.exists(work.run.folder):
+        if is_gone(work.run.folder):
             self._programs.end()  # and with them whoever trains it: nobody hears of it any more
             self._finish(work, "failed", "its folder is gone")
             return

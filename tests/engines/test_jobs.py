@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
@@ -25,6 +26,7 @@ from ist_fed.engines.server import Server
 from ist_fed.engines.site import Site, about, about_file, ask_to_stop
 from ist_fed.engines.work import Work
 from ist_fed.errors import EngineError, Interrupted
+from ist_fed.files import is_gone
 from ist_fed.pki import Federation, make_request
 from ist_fed.progress import Progress, _born, forget, progress, reported
 from ist_fed.roster import WAITING
@@ -163,6 +165,18 @@ def test_a_run_whose_folder_goes_has_failed_and_those_behind_it_are_done(
     with Server(Site(tmp_path, "127.0.0.1:9092")) as server, pytest.raises(EngineError, match=why):
         server.serve(until_idle=True)
     assert [job.state for job in jobs.jobs(tmp_path)] == ["failed", "done"]
+
+
+def test_a_folder_whose_disk_does_not_answer_is_not_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a share that is away for a moment would end a run of days."""
+    assert is_gone(tmp_path / "run")
+    assert not is_gone(tmp_path)
+
+    def stale(path: Path, **options: object) -> NoReturn:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(Path, "stat", stale)
+    assert not is_gone(tmp_path / "run")
 
 
 def test_a_run_that_is_given_up_is_a_failure_for_whoever_waits_for_it(
