@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from ist_fed.errors import Interrupted, out_of_room
+from ist_fed.errors import Interrupted, RunError, out_of_room
 from ist_fed.roster import WAITING
 from ist_fed.run import Run
 
@@ -59,7 +59,16 @@ class Progress:
 
 @contextmanager
 def reported(run: Run) -> Iterator[None]:
-    """Say in the run's folder that this process works on it, what it waits for, and how that ended."""
+    """Say in the run's folder that this process works on it, what it waits for, and how that ended.
+
+    Raises:
+        RunError: another process says so already; what it said stays.
+    """
+    said = progress(run)
+    if said is not None and said.state == "working" and said.process != os.getpid() and said.alive:
+        raise RunError(
+            f"one process at a time works on a run, and process {said.process} does on '{run.folder}'; wait for its end"
+        )
     _write(run, "working")
     logger, notes = logging.getLogger(WAITING), _Notes(run)
     logger.setLevel(logging.INFO)

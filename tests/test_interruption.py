@@ -209,3 +209,23 @@ def test_a_process_that_was_ended_holds_nothing_any_more(run: Run) -> None:
         said.end()
         with run.held():
             pass
+
+
+def test_who_comes_second_does_not_speak_for_the_first(run: Run) -> None:
+    """A server that is told of the second's failure would give up a run that goes on."""
+    work = (
+        "import sys; from pathlib import Path; from ist_fed.progress import reported; from ist_fed.run import Run\n"
+        "with reported(Run.open(Path(sys.argv[1]))):\n    print(flush=True)\n    input()"
+    )
+    command = [sys.executable, "-c", work, str(run.folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        assert first.stdout is not None
+        first.stdout.readline()
+        with pytest.raises(RunError, match=f"process {first.pid} does"), reported(run):
+            pytest.fail("two worked on one run")
+        said = progress(run)
+        assert said is not None
+        assert (said.state, said.process) == ("working", first.pid)
+        first.communicate(b"\n", timeout=60)
+    with reported(run):
+        pass
