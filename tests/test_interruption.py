@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -187,17 +189,24 @@ def test_a_ctrl_c_after_the_last_word_ends_without_another(late: str) -> None:
     assert done.returncode == -signal.SIGINT
 
 
+@contextmanager
+def at_work(run: Run, how: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Another process that works on the run, under `held` or `reported`, until it is given a line."""
+    work = (
+        "import sys; from pathlib import Path; from ist_fed.progress import reported; from ist_fed.run import Run\n"
+        f"run = Run.open(Path(sys.argv[1]))\nwith {how}:\n    print(flush=True)\n    input()"
+    )
+    command = [sys.executable, "-c", work, str(run.folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+
+
 def test_a_process_that_was_ended_holds_nothing_any_more(run: Run) -> None:
     with reported(run):
         pass
-    hold = (
-        "import sys; from pathlib import Path; from ist_fed.run import Run\n"
-        "with Run.open(Path(sys.argv[1])).held():\n    print(flush=True)\n    input()"
-    )
-    command = [sys.executable, "-c", hold, str(run.folder)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout is not None
-        holder.stdout.readline()
+    with at_work(run, "run.held()") as holder:
         with pytest.raises(RunError, match="one process at a time"), run.held():
             pass
         about = json.loads((run.folder / "progress.json").read_text())
@@ -213,14 +222,7 @@ def test_a_process_that_was_ended_holds_nothing_any_more(run: Run) -> None:
 
 def test_who_comes_second_does_not_speak_for_the_first(run: Run) -> None:
     """A server that is told of the second's failure would give up a run that goes on."""
-    work = (
-        "import sys; from pathlib import Path; from ist_fed.progress import reported; from ist_fed.run import Run\n"
-        "with reported(Run.open(Path(sys.argv[1]))):\n    print(flush=True)\n    input()"
-    )
-    command = [sys.executable, "-c", work, str(run.folder)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
-        assert first.stdout is not None
-        first.stdout.readline()
+    with at_work(run, "reported(run)") as first:
         with pytest.raises(RunError, match=f"process {first.pid} does"), reported(run):
             pytest.fail("two worked on one run")
         said = progress(run)
